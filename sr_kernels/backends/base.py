@@ -1,0 +1,104 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend is, and how one is chosen: an ordered list per device, each answering with reasons."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class ConvArgs:
+    """Validated, canonical arguments of the op. Shapes: input (N, Ci, H, W), weight (Co, Ci/groups, kh, kw)."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None  # (Co,)
+    stride: Sequence[int] = (1, 1)
+    padding: Sequence[int] = (0, 0, 0, 0)  # left, right, top, bottom; pixels of the enlarged input
+    dilation: Sequence[int] = (1, 1)
+    groups: int = 1
+    upsample: int = 1  # nearest, before the convolution
+    activation: str = "none"
+    negative_slope: float = 0.01
+    prelu_weight: Tensor | None = None  # (1,) or (Co,)
+    residuals: Sequence[tuple[Tensor, float]] = ()  # at most two, each (N, Co, Ho, Wo)
+    scale: float = 1.0
+    activation_after_add: bool = False
+    pixel_shuffle: int = 1
+    base: Tensor | None = None  # (N, Co/r^2, Ho*r, Wo*r), or an integer factor smaller with a base_mode
+    base_mode: str = "none"
+
+    def conv_size(self) -> tuple[int, int]:
+        """(Ho, Wo): the convolution's output, before the shuffle."""
+        kh, kw = self.weight.shape[2:]
+        left, right, top, bottom = self.padding
+        h, w = self.input.shape[2] * self.upsample, self.input.shape[3] * self.upsample
+        return (
+            (h + top + bottom - self.dilation[0] * (kh - 1) - 1) // self.stride[0] + 1,
+            (w + left + right - self.dilation[1] * (kw - 1) - 1) // self.stride[1] + 1,
+        )
+
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(N, Co/r^2, Ho*r, Wo*r)."""
+        r = self.pixel_shuffle
+        h, w = self.conv_size()
+        return self.input.shape[0], self.weight.shape[0] // (r * r), h * r, w * r
+
+
+@dataclass(slots=True)
+class DenseBlockArgs:
+    """y = scale * conv_k(cat) + input_scale * input + sum(w_i * residual_i); see reference.dense_block."""
+
+    input: Tensor
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor | None]
+    negative_slope: float = 0.2
+    scale: float = 0.2
+    input_scale: float = 1.0
+    residuals: Sequence[tuple[Tensor, float]] = ()
+
+
+class Backend:
+    """One implementation of the op family. Every method gets validated arguments and returns a new tensor
+    whose memory format is the input's (see `memory_format_of`)."""
+
+    name: str = ""
+
+    def unavailable(self) -> list[str]:
+        """Why this backend cannot run on this machine at all; empty when it can."""
+        return []
+
+    def reasons(self, op: str, args: object) -> list[str]:
+        """Why this backend refuses these arguments; empty when it takes them."""
+        raise NotImplementedError
+
+    def conv2d(self, args: ConvArgs) -> Tensor:
+        raise NotImplementedError
+
+    def dense_block(self, args: DenseBlockArgs) -> Tensor:
+        raise NotImplementedError
+
+    def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
+        raise NotImplementedError
+
+    def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
+        raise NotImplementedError
+
+    def residual_add(
+        self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def image_to_float(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def float_to_image(self, input: Tensor, dtype: torch.dtype) -> Tensor:
+        raise NotImplementedError
