@@ -1,13 +1,10 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a backend is, and how one is chosen: an ordered list per device, each answering with reasons."""
+"""What a backend is: the arguments that it gets, and its answers. registry.py chooses among them."""
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +63,46 @@ class DenseBlockArgs:
     residuals: Sequence[tuple[Tensor, float]] = ()
 
 
+class BackendError(RuntimeError):
+    """An explicitly chosen backend cannot run, or no backend can; the message holds the reasons."""
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last where the strides of x (N, C, H, W) are in that order, even with gaps, else contiguous.
+
+    The rule is aten's `suggest_memory_format`: it also tells the two apart for one channel or one pixel,
+    where `is_contiguous` is true of both.
+    """
+    shape, strides = x.shape, x.stride()
+    least = 0
+    for d in (1, 3, 2, 0):
+        if shape[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
+            return torch.contiguous_format
+        least = strides[d] * shape[d] if shape[d] > 1 else strides[d]
+    return torch.channels_last
+
+
+def dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> tuple[int, int, int, int]:
+    """The strides of a new tensor of this shape (N, C, H, W) and format."""
+    _, c, h, w = (max(size, 1) for size in shape)
+    if memory_format == torch.channels_last:
+        return c * h * w, 1, c * w, c
+    return c * h * w, h * w, w, 1
+
+
+def with_format(y: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """y (N, C, H, W) with exactly the strides of `dense_strides`; copied only where the order differs."""
+    strides = dense_strides(y.shape, memory_format)
+    if y.stride() == strides:
+        return y
+    y = y.contiguous(memory_format=memory_format)
+    return y if y.stride() == strides else y.as_strided(y.shape, strides)
+
+
 class Backend:
     """One implementation of the op family. Every method gets validated arguments and returns a new tensor
-    whose memory format is the input's (see `memory_format_of`)."""
+    whose memory format is the input's (see `memory_format_of`), and calls `registry.record` with the name
+    of the kernel that ran."""
 
     name: str = ""
 
@@ -77,7 +111,11 @@ class Backend:
         return []
 
     def reasons(self, op: str, args: object) -> list[str]:
-        """Why this backend refuses these arguments; empty when it takes them."""
+        """Why this backend refuses these arguments; empty when it takes them.
+
+        op is the name of the method; args is its ConvArgs or DenseBlockArgs, and for the other ops the
+        tuple of the method's arguments. The answer depends on device, dtype, shapes and strides alone.
+        """
         raise NotImplementedError
 
     def conv2d(self, args: ConvArgs) -> Tensor:
