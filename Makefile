@@ -1,0 +1,80 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs, in .venv, and reuses it the next time.
+#   make demo | test | bench | lint | format | setup | clean | distclean
+#   PYTHON=python3.12   the interpreter that .venv is made from (once)
+#   TORCH='torch==2.9.1'   what is given to pip for PyTorch; another value installs another torch
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+STAMPS := $(VENV)/stamps
+# Folders count too: a file that goes away changes its folder's time only.
+NATIVE := $(shell find csrc -not -name '.*')
+CPP := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+.DELETE_ON_ERROR:
+.PHONY: setup test demo bench lint format clean distclean FORCE
+
+setup: $(STAMPS)/package
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo
+
+bench: setup $(STAMPS)/bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "$(PYTHON) is not found: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make virtual environments (no ensurepip); on Debian and Ubuntu:" \
+	         "apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# Holds the value of TORCH that was installed; rewritten, and so newer, only when that value changes.
+$(STAMPS)/torch: $(STAMPS)/venv FORCE
+	@if [ "$$(cat $@ 2>/dev/null)" != '$(TORCH)' ]; then \
+	    rm -f $@; set -x; $(PIP) install '$(TORCH)'; echo '$(TORCH)' >$@; fi
+
+$(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	    | $(PIP) install --requirement /dev/stdin
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/build-tools pyproject.toml setup.py $(NATIVE)
+	$(PIP) install --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/package
+	$(PIP) install --no-build-isolation --editable '.[dev,bench]'
+	@touch $@
+
+clean:
+	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -f sr_kernels/_C.*.so $(STAMPS)/package
+	find sr_kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

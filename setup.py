@@ -1,0 +1,204 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the native extension sr_kernels._C; needs a C++17 compiler and pybind11, and nothing of torch.
+
+SR_KERNELS_BUILD_NATIVE: "auto" (default) builds it where the tools are found, and a pure Python package
+otherwise; "1" makes missing tools an error; "0" never builds it. See docs/building.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError
+
+from distutils.ccompiler import new_compiler  # isort: skip  (setuptools' own copy, once setuptools is imported)
+from distutils.sysconfig import customize_compiler  # isort: skip
+
+CSRC = Path("csrc")  # relative to this file: builds run where it lies, and objects don't hold its address
+OBJECTS = Path("build") / "objects"
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+FLAGS = [
+    *("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *(["-march=x86-64"] if IS_X86 else []),  # the baseline, whatever flags Python itself was built with
+]
+# csrc/cpu/isa/NAME.cpp -> what that unit alone may use; the unit is chosen at run time, by cpuid.
+ISA_FLAGS = {"scalar": list[str]()}
+if IS_X86:
+    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
+    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+
+PROBE = """
+#include <Python.h>
+#include <string>
+#if __cplusplus < 201703L
+#error "C++17 is needed"
+#endif
+std::string probe() { return Py_GetVersion(); }
+"""
+
+
+def sources() -> list[Path]:
+    """The translation units; on a machine of another architecture its ISA units only."""
+    isa = [CSRC / "cpu" / "isa" / f"{name}.cpp" for name in ISA_FLAGS]
+    unknown = {p.stem for p in CSRC.glob("cpu/isa/*.cpp")} - {"scalar", "avx2", "avx512"}
+    if unknown:
+        raise BaseError(f"csrc/cpu/isa: no flags in setup.py for {sorted(unknown)}")
+    return [CSRC / "module.cpp", *sorted(CSRC.glob("cpu/*.cpp")), *(p for p in isa if p.exists())]
+
+
+def headers() -> list[Path]:
+    return sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".inl"))
+
+
+def flags_of(source: Path) -> list[str]:
+    """The unit's own flags; the caller's CXXFLAGS come last."""
+    isa = ISA_FLAGS[source.stem] if source.parent.name == "isa" else []
+    return [*FLAGS, *isa, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+
+
+def included(source: Path, seen: set[Path] | None = None) -> set[Path]:
+    """source and every file of csrc that it includes, directly or not."""
+    seen = set() if seen is None else seen
+    if source not in seen:
+        seen.add(source)
+        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', source.read_text(), re.MULTILINE):
+            for folder in (source.parent, CSRC):
+                if (folder / name).exists():
+                    included(Path(os.path.normpath(folder / name)), seen)
+                    break
+    return seen
+
+
+def digest(files: set[Path], *words: str) -> str:
+    h = hashlib.sha256("\0".join(words).encode())
+    for path in sorted(files):
+        h.update(f"\0{path.as_posix()}\0".encode() + path.read_bytes())
+    return h.hexdigest()
+
+
+def cxx_of(compiler) -> list[str]:
+    return list(getattr(compiler, "compiler_so_cxx", None) or compiler.compiler_so)
+
+
+@functools.cache
+def missing_tools() -> str:
+    """Why the extension cannot be built here; empty when it can."""
+    try:
+        import pybind11  # noqa: F401
+    except ImportError:
+        return "pybind11 is not installed"
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder) / "probe.cpp", Path(folder) / "probe.so"
+        source.write_text(PROBE)
+        include = f"-I{sysconfig.get_path('include')}"
+        flags = [*FLAGS, *(flag for isa in ISA_FLAGS.values() for flag in isa)]
+        command = [*cxx_of(compiler), *flags, include, "-shared", str(source), "-o", str(output), "-ldl"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError as error:
+            return f"the C++ compiler {command[0]!r} does not start: {error.strerror}"
+        except subprocess.CalledProcessError as error:
+            lines = [
+                line for line in error.stderr.splitlines() if "error" in line
+            ] or error.stderr.splitlines()
+            return f"{command[0]!r} cannot compile an extension: {' '.join(lines[:1])}"
+    return ""
+
+
+def native_wanted() -> bool:
+    """SR_KERNELS_BUILD_NATIVE and the tools found decide; nothing is chosen without a word."""
+    choice = os.environ.get("SR_KERNELS_BUILD_NATIVE") or "auto"
+    if choice not in ("auto", "0", "1"):
+        raise SystemExit(f'SR_KERNELS_BUILD_NATIVE is {choice!r}: give "auto", "1" or "0"')
+    if choice == "0":
+        say("SR_KERNELS_BUILD_NATIVE=0: a pure Python package, without native kernels")
+        return False
+    reason = missing_tools()
+    if reason and choice == "1":
+        raise SystemExit(f"SR_KERNELS_BUILD_NATIVE=1, but {reason}")
+    if reason:
+        say(f"NO NATIVE KERNELS in this build: {reason}. The package will run PyTorch's own ops.")
+        say("To build them: install a C++17 compiler and Python's headers, then install the package again.")
+    return not reason
+
+
+def say(message: str) -> None:
+    print(f"sr_kernels: {message}", file=sys.stderr, flush=True)
+
+
+class BuildNative(build_ext):
+    """Each unit with its own flags, several at once; an object is kept while all that went into it is the same."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        units = [Path(source) for source in ext.sources]
+        cxx = cxx_of(self.compiler)
+        version = subprocess.run([cxx[0], "--version"], capture_output=True, text=True).stdout.partition(
+            "\n"
+        )[0]
+        tools = [*cxx, version, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
+        every_flag = [flag for unit in units for flag in flags_of(unit)]
+        build_id = digest({*units, *headers()}, *tools, *every_flag)[:16]
+        include = [str(CSRC), pybind11.get_include()]
+
+        def compile_unit(unit: Path) -> str:
+            flags = flags_of(unit)
+            if unit.name == "module.cpp":
+                flags.append(f'-DSRK_BUILD_ID="{build_id}"')
+            kept = OBJECTS / digest(included(unit), *tools, *flags)[:24]
+            if not kept.exists():
+                OBJECTS.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=OBJECTS) as folder:
+                    [made] = self.compiler.compile(
+                        [str(unit)], output_dir=folder, include_dirs=include, extra_postargs=flags
+                    )
+                    (Path(folder) / "kept").mkdir()
+                    os.replace(made, Path(folder) / "kept" / f"{unit.stem}.o")
+                    if not kept.exists():
+                        os.replace(Path(folder) / "kept", kept)
+            return str(kept / f"{unit.stem}.o")
+
+        with ThreadPoolExecutor(self.parallel or os.cpu_count() or 1) as pool:
+            objects = list(pool.map(compile_unit, units))
+        nvcc = shutil.which("nvcc")
+        say(f"nvcc: {nvcc or 'not found'}; CUDA sources: none in this release")
+        self.compiler.link_shared_object(
+            objects, self.get_ext_fullpath(ext.name), libraries=["dl"], target_lang="c++"
+        )
+        say(f"built {ext.name}, {len(units)} units, build {build_id}")
+
+
+def extensions() -> list[Extension]:
+    if not native_wanted():
+        return []
+    return [
+        Extension(
+            "sr_kernels._C",
+            sources=[path.as_posix() for path in sources()],
+            depends=[path.as_posix() for path in headers()],
+            language="c++",
+        )
+    ]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
