@@ -10,31 +10,60 @@ enum Activation : int32_t { kNone, kRelu, kLeakyRelu, kPrelu, kSilu, kGelu, kTan
 enum BaseMode : int32_t { kBaseNone, kBaseSame, kBaseNearest, kBaseBilinear };
 
 // A pixel-major (channels_last) view: element (n, y, x, c) lies at data + n*sn + y*sy + x*sx + c.
+// sx may exceed the channel count: the view is then a slice of a wider buffer.
 struct View {
     float* data;
     int64_t sn, sy, sx;
 };
 
-// y = shuffle(scale*act(conv(x) + bias) + b1*res1 + b2*res2) + base, see DESIGN in docs/design.md.
-// One call computes one output phase: conv pixel (oy, ox) is written to conv-space position
-// (oy*step + phase_y, ox*step + phase_x); step > 1 only for the phases of a collapsed nearest upsample.
+// out = shuffle(scale*act(conv(x) + bias) + b1*res1 + b2*res2) + base; act_after_add moves act behind the sum.
+// One call computes one phase: conv pixel (oy, ox) belongs to position (oy*step + phase_y, ox*step + phase_x)
+// of the residuals and, times `shuffle`, of out and base; step > 1 only for the phases of a nearest upsample.
+// Packed channel q is the op's channel (q % (co/s^2))*s^2 + q / (co/s^2), s = shuffle: one store per sub-row.
 struct ConvParams {
     View x, y, res1, res2, base;
-    const float* w;      // packed, see pack.h
-    const float* bias;   // [co] or null
-    const float* prelu;  // [co] or null
-    int64_t n, h, w_in, ci;  // input
-    int64_t oh, ow, co;      // conv pixels of this phase
-    int32_t kh, kw, stride_y, stride_x, dil_y, dil_x;
-    int64_t pad_top, pad_left;  // may be negative: the window then starts inside
-    int32_t groups;             // 1 or ci (depthwise, co == ci)
+    const float* weight;  // packed for `kernel`
+    const float* bias;    // packed order, padded with zeros to whole blocks; never null
+    const float* prelu;   // as bias; null unless act == kPrelu
+    int64_t n, h, w, ci;  // x
+    int64_t oh, ow, co;   // conv pixels of this phase
+    int64_t pad_top, pad_left;  // negative: the first window starts inside x
+    int64_t base_h, base_w;     // size of base where it is enlarged on the fly
+    int32_t kh, kw, stride_y, stride_x, dilation_y, dilation_x;
     int32_t step, phase_y, phase_x;
     int32_t act, act_after_add;
-    float slope, scale, b1, b2;
     int32_t shuffle;
     int32_t base_mode, base_factor;
-    int64_t base_h, base_w;
-    int32_t kernel;   // index in the kernel table
+    int32_t kernel;  // index in the kernel table of the chosen ISA
+    int32_t threads;
+    float slope, scale, b1, b2;
+};
+
+// Pixel shuffle (from a grid of (y, x) pixels of c*s*s channels to s-times finer ones of c) and its inverse.
+// Strides are in elements of `size` bytes; the channel stride makes any dense layout welcome.
+struct ShuffleParams {
+    const void* x;
+    void* y;
+    int64_t n, h, w, c;  // of the coarse side: (n, c*s*s, h, w)
+    int64_t xn, xc, xy, xx, yn, yc, yy, yx;
+    int32_t s, size, inverse, threads;
+};
+
+// y = scale*x + b1*r1 + b2*r2 over `count` elements of equal, dense layout; r2 may be null.
+struct AddParams {
+    const float *x, *r1, *r2;
+    float* y;
+    int64_t count;
+    float scale, b1, b2;
+    int32_t threads;
+};
+
+// Images: interleaved integers <-> floats in [0, 1], same element order.
+struct ImageParams {
+    const void* x;
+    void* y;
+    int64_t count;
+    int32_t bits;  // 8 or 16
     int32_t threads;
 };
 

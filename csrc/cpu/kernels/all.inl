@@ -1,0 +1,41 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// The body of an ISA unit. Everything lies in a namespace of the unit's own, and no STL is included: an inline
+// function shared with another unit could be the copy that this machine cannot run.
+#if SRK_LANES == 16
+#include <immintrin.h>
+#endif
+
+#include "../isa.h"
+#include "../threads.h"
+
+#define SRK_CAT_(a, b) a##b
+#define SRK_CAT(a, b) SRK_CAT_(a, b)
+#define SRK_STR_(a) #a
+#define SRK_STR(a) SRK_STR_(a)
+
+namespace srk {
+namespace {
+namespace SRK_ISA {
+// clang-format off: the order matters
+#include "vec.inl"
+#include "epilogue.inl"
+#include "conv_driver.inl"
+#include "conv_kernels.inl"
+#include "pointwise.inl"
+// clang-format on
+}  // namespace SRK_ISA
+}  // namespace
+
+extern const Isa SRK_CAT(isa_, SRK_ISA);
+const Isa SRK_CAT(isa_, SRK_ISA) = {
+    SRK_STR(SRK_ISA),
+    SRK_LANES,
+    SRK_ISA::kKernels,
+    static_cast<int32_t>(sizeof(SRK_ISA::kKernels) / sizeof(SRK_ISA::kKernels[0])),
+    SRK_ISA::shuffle,
+    SRK_ISA::add,
+    SRK_ISA::image_to_float,
+    SRK_ISA::float_to_image,
+};
+}  // namespace srk

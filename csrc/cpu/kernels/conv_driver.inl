@@ -1,0 +1,94 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// Cuts a convolution into tiles of one row and feeds them to a micro-kernel. A tile whose windows lie inside x
+// reads it in place; one that touches an edge reads a zero-filled copy of its patch. Every output pixel sums in
+// the same order wherever its tile lies, so that a picture cut into pieces gives the same bits.
+
+// What a micro-kernel reads: tap (ky, kx) of pixel i starts at data + ky*row + kx*tap + i*pixel, channels follow.
+struct Source {
+    const float* data;
+    int64_t row, tap, pixel;
+};
+
+constexpr int64_t kMaxTile = 32;  // pixels of a tile at most
+
+// Copies the windows of `pixels` conv pixels from (oy, ox) of image n into patch [kh][columns][ci], zero-filled.
+Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels, float* patch) {
+    const int64_t columns = (pixels - 1) * p.stride_x + (p.kw - 1) * p.dilation_x + 1;
+    const int64_t first = ox * p.stride_x - p.pad_left, pitch = columns * p.ci;
+    int64_t begin = first < 0 ? -first : 0, end = p.w - first < columns ? p.w - first : columns;
+    if (begin > columns) begin = columns;
+    if (end < begin) end = begin;
+    for (int64_t ky = 0; ky < p.kh; ++ky) {
+        const int64_t iy = oy * p.stride_y - p.pad_top + ky * p.dilation_y;
+        float* row = patch + ky * pitch;
+        if (iy < 0 || iy >= p.h) {
+            __builtin_memset(row, 0, static_cast<size_t>(pitch) * 4);
+            continue;
+        }
+        __builtin_memset(row, 0, static_cast<size_t>(begin * p.ci) * 4);
+        __builtin_memset(row + end * p.ci, 0, static_cast<size_t>((columns - end) * p.ci) * 4);
+        const float* x = at(p.x, n, iy, first);
+        if (p.x.sx == p.ci) {
+            __builtin_memcpy(row + begin * p.ci, x + begin * p.ci, static_cast<size_t>((end - begin) * p.ci) * 4);
+        } else {
+            for (int64_t j = begin; j < end; ++j)
+                __builtin_memcpy(row + j * p.ci, x + j * p.x.sx, static_cast<size_t>(p.ci) * 4);
+        }
+    }
+    return {patch, pitch, p.dilation_x * p.ci, p.stride_x * p.ci};
+}
+
+// Blocks of a kernel: sums of `Pixels` pixels by `Channels` packed channels of block b, into t[Pixels][Channels].
+using BlockFn = void (*)(const ConvParams&, const Source&, int64_t block, float* t);
+
+struct Plan {
+    const ConvParams* p;
+    BlockFn block;
+    int64_t channels, pixels, patch_bytes;
+    bool failed;
+};
+
+void run_rows(const void* context, int64_t begin, int64_t end) {
+    Plan& plan = *static_cast<Plan*>(const_cast<void*>(context));
+    const ConvParams& p = *plan.p;
+    const int64_t tile_bytes = plan.channels * plan.pixels * 4;
+    char* memory = static_cast<char*>(scratch(static_cast<size_t>(tile_bytes + plan.patch_bytes)));
+    if (!memory) {
+        plan.failed = true;
+        return;
+    }
+    float* t = reinterpret_cast<float*>(memory);
+    float* patch = reinterpret_cast<float*>(memory + tile_bytes);
+    const int64_t reach_y = (p.kh - 1) * p.dilation_y, reach_x = (p.kw - 1) * p.dilation_x;
+    for (int64_t task = begin; task < end; ++task) {
+        const int64_t n = task / p.oh, oy = task % p.oh;
+        const int64_t iy = oy * p.stride_y - p.pad_top;
+        const bool rows_inside = iy >= 0 && iy + reach_y < p.h;
+        for (int64_t ox = 0; ox < p.ow; ox += plan.pixels) {
+            // The last tile is moved back so that it is full; what it computes twice is stored once.
+            const int64_t start = ox + plan.pixels > p.ow && p.ow > plan.pixels ? p.ow - plan.pixels : ox;
+            const int64_t ix = start * p.stride_x - p.pad_left;
+            const int64_t last = ix + (plan.pixels - 1) * p.stride_x + reach_x;
+            const Source source = rows_inside && ix >= 0 && last < p.w
+                                      ? Source{at(p.x, n, iy, ix), p.dilation_y * p.x.sy, p.dilation_x * p.x.sx,
+                                               p.stride_x * p.x.sx}
+                                      : gather(p, n, oy, start, plan.pixels, patch);
+            const int64_t count = start + plan.pixels < p.ow ? plan.pixels - (ox - start) : p.ow - ox;
+            for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels) {
+                plan.block(p, source, q0 / plan.channels, t);
+                const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
+                epilogue(p, {n, oy, ox, count, q0, channels, t + (ox - start) * plan.channels, plan.channels});
+            }
+        }
+    }
+}
+
+bool drive(const ConvParams& p, BlockFn block, int64_t channels, int64_t pixels) {
+    const int64_t columns = (pixels - 1) * p.stride_x + (p.kw - 1) * p.dilation_x + 1;
+    // L spare floats: kernels that take channels by vectors may read behind the last one.
+    const int64_t patch_bytes = (p.kh * columns * p.ci + L) * 4;
+    Plan plan{&p, block, channels, pixels, patch_bytes, false};
+    parallel_for(p.n * p.oh, 1, p.threads, run_rows, &plan);
+    return !plan.failed;
+}

@@ -1,0 +1,120 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// Micro-kernels: Vectors*L output channels by Pixels of a row, sums kept in registers over the whole window.
+
+// Dense: weights [block][kh][kw][ci][Vectors*L], channels in lanes, inputs broadcast.
+template <int Vectors, int Pixels>
+void direct_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
+    static_assert(Pixels <= kMaxTile, "");
+    constexpr int64_t kChannels = Vectors * L;
+    const float* w = p.weight + block * p.kh * p.kw * p.ci * kChannels;
+    V sums[Pixels][Vectors];
+#pragma GCC unroll 32
+    for (int i = 0; i < Pixels; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) sums[i][v] = V{};
+    const int64_t s = source.pixel;
+    for (int64_t ky = 0; ky < p.kh; ++ky) {
+        for (int64_t kx = 0; kx < p.kw; ++kx) {
+            const float* x = source.data + ky * source.row + kx * source.tap;
+            for (int64_t c = 0; c < p.ci; ++c, w += kChannels) {
+                V wv[Vectors];
+#pragma GCC unroll 4
+                for (int v = 0; v < Vectors; ++v) wv[v] = load(w + v * L);
+#pragma GCC unroll 32
+                for (int i = 0; i < Pixels; ++i) {
+                    const V xi = splat(x[i * s + c]);
+#pragma GCC unroll 4
+                    for (int v = 0; v < Vectors; ++v) sums[i][v] += xi * wv[v];
+                }
+            }
+        }
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < Pixels; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) store(t + i * kChannels + v * L, sums[i][v]);
+}
+
+// Few outputs: weights [kh][kw][ceil(ci/L)][Channels][L], inputs in lanes, lanes summed last.
+template <int Channels, int Pixels>
+void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
+    const float* w = p.weight;
+    V sums[Pixels][Channels];
+#pragma GCC unroll 32
+    for (int i = 0; i < Pixels; ++i)
+#pragma GCC unroll 4
+        for (int o = 0; o < Channels; ++o) sums[i][o] = V{};
+    const int64_t whole = p.ci / L * L;
+    for (int64_t ky = 0; ky < p.kh; ++ky) {
+        for (int64_t kx = 0; kx < p.kw; ++kx) {
+            const float* x = source.data + ky * source.row + kx * source.tap;
+            for (int64_t c = 0; c < p.ci; c += L, w += Channels * L) {
+                V wv[Channels];
+#pragma GCC unroll 4
+                for (int o = 0; o < Channels; ++o) wv[o] = load(w + o * L);
+#pragma GCC unroll 32
+                for (int i = 0; i < Pixels; ++i) {
+                    const float* xi = x + i * source.pixel + c;
+                    const V xv = c < whole ? load(xi) : load_n(xi, p.ci - c);
+#pragma GCC unroll 4
+                    for (int o = 0; o < Channels; ++o) sums[i][o] += xv * wv[o];
+                }
+            }
+        }
+    }
+    for (int i = 0; i < Pixels; ++i)
+        for (int o = 0; o < Channels; ++o) t[i * L + o] = sum(sums[i][o]);
+}
+
+// Depthwise: weights [ceil(c/L)][kh][kw][L].
+template <int Pixels>
+void depthwise_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
+    const float* w = p.weight + block * p.kh * p.kw * L;
+    const int64_t lanes = p.ci - block * L < L ? p.ci - block * L : L;
+    V sums[Pixels];
+#pragma GCC unroll 32
+    for (int i = 0; i < Pixels; ++i) sums[i] = V{};
+    for (int64_t ky = 0; ky < p.kh; ++ky) {
+        for (int64_t kx = 0; kx < p.kw; ++kx, w += L) {
+            const float* x = source.data + ky * source.row + kx * source.tap + block * L;
+            const V wv = load(w);
+#pragma GCC unroll 32
+            for (int i = 0; i < Pixels; ++i) sums[i] += load_n(x + i * source.pixel, lanes) * wv;
+        }
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < Pixels; ++i) store(t + i * L, sums[i]);
+}
+
+// The kernels of this instruction set, each declared once: its shape fills the registers (16, or 32 with AVX-512).
+#if SRK_LANES == 16
+#define SRK_DIRECT(X) X(1, 24) X(2, 14) X(3, 8) X(4, 6)
+#define SRK_THIN(X) X(1, 12) X(2, 12) X(3, 8) X(4, 6)
+#define SRK_DEPTHWISE(X) X(8)
+#else
+#define SRK_DIRECT(X) X(1, 12) X(2, 6) X(3, 4)
+#define SRK_THIN(X) X(1, 8) X(2, 6) X(3, 4) X(4, 2)
+#define SRK_DEPTHWISE(X) X(8)
+#endif
+
+#define SRK_RUN_DIRECT(vectors, pixels)                                             \
+    bool run_direct_##vectors##x##pixels(const ConvParams& p) {                     \
+        return drive(p, direct_block<vectors, pixels>, vectors * L, pixels);        \
+    }
+#define SRK_RUN_THIN(channels, pixels)                                              \
+    bool run_thin_##channels##x##pixels(const ConvParams& p) {                      \
+        return drive(p, thin_block<channels, pixels>, L, pixels);                   \
+    }
+#define SRK_RUN_DEPTHWISE(pixels)                                                   \
+    bool run_depthwise_##pixels(const ConvParams& p) { return drive(p, depthwise_block<pixels>, L, pixels); }
+SRK_DIRECT(SRK_RUN_DIRECT)
+SRK_THIN(SRK_RUN_THIN)
+SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
+
+#define SRK_ROW_DIRECT(vectors, pixels) \
+    {"direct_" #vectors "x" #pixels, kDirect, vectors * L, pixels, run_direct_##vectors##x##pixels},
+#define SRK_ROW_THIN(channels, pixels) \
+    {"thin_" #channels "x" #pixels, kThin, channels, pixels, run_thin_##channels##x##pixels},
+#define SRK_ROW_DEPTHWISE(pixels) {"depthwise_" #pixels, kDepthwise, L, pixels, run_depthwise_##pixels},
+const ConvKernel kKernels[] = {SRK_DIRECT(SRK_ROW_DIRECT) SRK_THIN(SRK_ROW_THIN) SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};

@@ -1,0 +1,134 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// The one epilogue: every kernel leaves a tile of sums t[pixel][channel] in L1 and this finishes it.
+
+// Where one tile lies: conv pixels (oy, ox .. ox+count) of image n, packed channels [q0, q0+channels).
+struct Tile {
+    int64_t n, oy, ox, count, q0, channels;
+    float* t;        // [count][pitch]
+    int64_t pitch;   // a multiple of L, at least channels rounded up to L
+};
+
+inline float* at(const View& v, int64_t n, int64_t y, int64_t x) {
+    return v.data + n * v.sn + y * v.sy + x * v.sx;
+}
+
+// One residual vector in packed order; with a shuffle the op's channels lie s*s apart.
+inline V residual(const float* pixel, const ConvParams& p, int64_t q, int64_t lanes) {
+    if (p.shuffle == 1) return load_n(pixel + q, lanes);
+    const int64_t ss = int64_t{p.shuffle} * p.shuffle, colours = p.co / ss;
+    V v{};
+    for (int64_t i = 0; i < lanes; ++i) v[i] = pixel[(q + i) % colours * ss + (q + i) / colours];
+    return v;
+}
+
+// Bilinear taps of torch's interpolate(align_corners=False) along one axis.
+struct Taps {
+    int64_t i0, i1;
+    float w1;
+};
+inline Taps taps(int64_t position, int32_t factor, int64_t size) {
+    float source = (static_cast<float>(position) + 0.5f) / static_cast<float>(factor) - 0.5f;
+    source = source < 0.0f ? 0.0f : source;
+    const int64_t i0 = static_cast<int64_t>(source);
+    return {i0, i0 + 1 < size ? i0 + 1 : i0, source - static_cast<float>(i0)};
+}
+
+// base at output pixels (Y, X ..), `length` consecutive floats from channel c0 on, into run.
+void base_run(const ConvParams& p, int64_t n, int64_t Y, int64_t X, int64_t c0, int64_t length, float* run) {
+    const int64_t colours = p.co / (int64_t{p.shuffle} * p.shuffle);
+    int64_t done = 0, c = c0;
+    for (; done < length; ++X, c = 0) {
+        const int64_t m = colours - c < length - done ? colours - c : length - done;
+        if (p.base_mode == kBaseSame) {
+            __builtin_memcpy(run + done, at(p.base, n, Y, X) + c, static_cast<size_t>(m) * 4);
+        } else if (p.base_mode == kBaseNearest) {
+            const float* b = at(p.base, n, Y / p.base_factor, X / p.base_factor) + c;
+            for (int64_t i = 0; i < m; ++i) run[done + i] = b[i];
+        } else {
+            const Taps v = taps(Y, p.base_factor, p.base_h), h = taps(X, p.base_factor, p.base_w);
+            const float *b00 = at(p.base, n, v.i0, h.i0) + c, *b01 = at(p.base, n, v.i0, h.i1) + c;
+            const float *b10 = at(p.base, n, v.i1, h.i0) + c, *b11 = at(p.base, n, v.i1, h.i1) + c;
+            for (int64_t i = 0; i < m; ++i)
+                run[done + i] = (1.0f - v.w1) * ((1.0f - h.w1) * b00[i] + h.w1 * b01[i]) +
+                                v.w1 * ((1.0f - h.w1) * b10[i] + h.w1 * b11[i]);
+        }
+        done += m;
+    }
+}
+
+// Stores one conv pixel of finished sums, shuffled, with base added.
+inline void scatter(const ConvParams& p, const Tile& tile, const float* sums, int64_t py, int64_t px) {
+    const int64_t s = p.shuffle, colours = p.co / (s * s);
+    // Consecutive pixels of a sub-row are one run where y is dense.
+    const int64_t run_length = p.y.sx == colours ? s * colours : colours;
+    // With a nearest base and pixels that never straddle two of its own, every sub-row adds the same run.
+    const bool same_base = p.base_mode == kBaseNearest && p.base_factor % p.shuffle == 0;
+    constexpr int64_t kRun = 256;
+    float base[kRun];
+    int64_t base_phase = -1;
+    for (int64_t q = tile.q0; q < tile.q0 + tile.channels;) {
+        const int64_t within = q % run_length;
+        int64_t m = run_length - within;
+        if (m > tile.q0 + tile.channels - q) m = tile.q0 + tile.channels - q;
+        if (m > kRun) m = kRun;
+        const int64_t sub = q / colours;  // (dy, dx) of the run's first pixel
+        const int64_t Y = py * s + sub / s, X = px * s + sub % s, c = q % colours;
+        if (p.base_mode != kBaseNone && !(same_base && base_phase == within * kRun + m)) {
+            base_run(p, tile.n, Y, X, c, m, base);
+            base_phase = within * kRun + m;
+        }
+        float* out = at(p.y, tile.n, Y, X) + c;
+        const float* in = sums + (q - tile.q0);
+        for (int64_t i = 0; i < m; i += L) {
+            const int64_t lanes = m - i < L ? m - i : L;
+            V r = load_n(in + i, lanes);
+            if (p.base_mode != kBaseNone) r += load_n(base + i, lanes);
+            store_n(out + i, r, lanes);
+        }
+        q += m;
+    }
+}
+
+template <int Act>
+void finish(const ConvParams& p, const Tile& tile) {
+    const int64_t py = tile.oy * p.step + p.phase_y;
+    const bool direct = p.shuffle == 1 && p.base_mode == kBaseNone;
+    const bool plain = p.scale == 1.0f && !p.res1.data && !p.res2.data;
+    for (int64_t i = 0; i < tile.count; ++i) {
+        const int64_t px = (tile.ox + i) * p.step + p.phase_x;
+        float* sums = tile.t + i * tile.pitch;
+        float* out = direct ? at(p.y, tile.n, py, px) + tile.q0 : sums;
+        const float* r1 = p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
+        const float* r2 = p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
+        for (int64_t c = 0; c < tile.channels; c += L) {
+            const int64_t lanes = tile.channels - c < L ? tile.channels - c : L;
+            const V slope = Act == kPrelu ? load(p.prelu + tile.q0 + c) : splat(p.slope);
+            V r = load(sums + c) + load(p.bias + tile.q0 + c);
+            if (plain) {
+                r = activate<Act>(r, slope);
+            } else {
+                if (!p.act_after_add) r = activate<Act>(r, slope);
+                r *= p.scale;
+                if (r1) r += p.b1 * residual(r1, p, tile.q0 + c, lanes);
+                if (r2) r += p.b2 * residual(r2, p, tile.q0 + c, lanes);
+                if (p.act_after_add) r = activate<Act>(r, slope);
+            }
+            store_n(out + c, r, lanes);
+        }
+        if (!direct) scatter(p, tile, sums, py, px);
+    }
+}
+
+void epilogue(const ConvParams& p, const Tile& tile) {
+    switch (p.act) {
+        case kRelu: return finish<kRelu>(p, tile);
+        case kLeakyRelu: return finish<kLeakyRelu>(p, tile);
+        case kPrelu: return finish<kPrelu>(p, tile);
+        case kSilu: return finish<kSilu>(p, tile);
+        case kGelu: return finish<kGelu>(p, tile);
+        case kTanh: return finish<kTanh>(p, tile);
+        case kSigmoid: return finish<kSigmoid>(p, tile);
+        default: return finish<kNone>(p, tile);
+    }
+}

@@ -1,0 +1,115 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// Memory-bound ops: pixel shuffle and its inverse, weighted sums, integers <-> floats.
+
+// One fine row (n, Y): coarse channel c*s*s + dy*s + dx of pixel X is fine channel c of pixel X*s + dx.
+// The constants let the compiler see the innermost strides; S == 0 takes s from p.
+template <class T, int S, bool ChannelsLast, bool Inverse>
+void shuffle_rows(const void* context, int64_t begin, int64_t end) {
+    const ShuffleParams& p = *static_cast<const ShuffleParams*>(context);
+    const int64_t s = S ? S : p.s, ss = s * s;
+    // x is the coarse side, y the fine one; the inverse reads y and writes x.
+    for (int64_t task = begin; task < end; ++task) {
+        const int64_t n = task / (p.h * s), Y = task % (p.h * s), dy = Y % s;
+        T* coarse = static_cast<T*>(const_cast<void*>(p.x)) + n * p.xn + Y / s * p.xy + dy * s * p.xc;
+        T* fine = static_cast<T*>(p.y) + n * p.yn + Y * p.yy;
+        if (ChannelsLast) {
+            for (int64_t X = 0; X < p.w; ++X) {
+                T* a = coarse + X * p.xx;
+                for (int64_t dx = 0; dx < s; ++dx) {
+                    T* b = fine + (X * s + dx) * p.yx;
+                    for (int64_t c = 0; c < p.c; ++c) {
+                        if (Inverse) a[c * ss + dx] = b[c];
+                        else b[c] = a[c * ss + dx];
+                    }
+                }
+            }
+        } else {
+            for (int64_t c = 0; c < p.c; ++c) {
+                T* a = coarse + c * ss * p.xc;
+                T* b = fine + c * p.yc;
+                for (int64_t X = 0; X < p.w; ++X)
+                    for (int64_t dx = 0; dx < s; ++dx) {
+                        if (Inverse) a[dx * p.xc + X] = b[X * s + dx];
+                        else b[X * s + dx] = a[dx * p.xc + X];
+                    }
+            }
+        }
+    }
+}
+
+template <class T, bool ChannelsLast, bool Inverse>
+TaskFn shuffle_by_factor(int32_t s) {
+    switch (s) {
+        case 2: return shuffle_rows<T, 2, ChannelsLast, Inverse>;
+        case 3: return shuffle_rows<T, 3, ChannelsLast, Inverse>;
+        case 4: return shuffle_rows<T, 4, ChannelsLast, Inverse>;
+        default: return shuffle_rows<T, 0, ChannelsLast, Inverse>;
+    }
+}
+
+template <class T>
+TaskFn shuffle_by_layout(const ShuffleParams& p) {
+    if (p.xc == 1)
+        return p.inverse ? shuffle_by_factor<T, true, true>(p.s) : shuffle_by_factor<T, true, false>(p.s);
+    return p.inverse ? shuffle_by_factor<T, false, true>(p.s) : shuffle_by_factor<T, false, false>(p.s);
+}
+
+void shuffle(const ShuffleParams& p) {
+    const TaskFn fn = p.size == 8   ? shuffle_by_layout<uint64_t>(p)
+                      : p.size == 4 ? shuffle_by_layout<uint32_t>(p)
+                      : p.size == 2 ? shuffle_by_layout<uint16_t>(p)
+                                    : shuffle_by_layout<uint8_t>(p);
+    parallel_for(p.n * p.h * p.s, 8, p.threads, fn, &p);
+}
+
+constexpr int64_t kChunk = 1 << 14;  // elements of a flat task
+
+void add_chunk(const void* context, int64_t begin, int64_t end) {
+    const AddParams& p = *static_cast<const AddParams*>(context);
+    const int64_t stop = end * kChunk < p.count ? end * kChunk : p.count;
+    for (int64_t i = begin * kChunk; i < stop; i += L) {
+        const int64_t lanes = stop - i < L ? stop - i : L;
+        V y = p.scale * load_n(p.x + i, lanes) + p.b1 * load_n(p.r1 + i, lanes);
+        if (p.r2) y += p.b2 * load_n(p.r2 + i, lanes);
+        store_n(p.y + i, y, lanes);
+    }
+}
+
+void add(const AddParams& p) { parallel_for((p.count + kChunk - 1) / kChunk, 1, p.threads, add_chunk, &p); }
+
+template <class T>
+void to_float_chunk(const void* context, int64_t begin, int64_t end) {
+    const ImageParams& p = *static_cast<const ImageParams*>(context);
+    const T* x = static_cast<const T*>(p.x);
+    float* y = static_cast<float*>(p.y);
+    const float full = sizeof(T) == 1 ? 255.0f : 65535.0f;
+    const int64_t stop = end * kChunk < p.count ? end * kChunk : p.count;
+    for (int64_t i = begin * kChunk; i < stop; ++i) y[i] = static_cast<float>(x[i]) / full;
+}
+
+// Clamped to [0, 1], rounded half to even; NaN becomes 0.
+template <class T>
+void to_image_chunk(const void* context, int64_t begin, int64_t end) {
+    const ImageParams& p = *static_cast<const ImageParams*>(context);
+    const float* x = static_cast<const float*>(p.x);
+    T* y = static_cast<T*>(p.y);
+    const float full = sizeof(T) == 1 ? 255.0f : 65535.0f;
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const int64_t stop = end * kChunk < p.count ? end * kChunk : p.count;
+    for (int64_t i = begin * kChunk; i < stop; ++i) {
+        float v = x[i] > 0.0f ? x[i] : 0.0f;
+        v = v < 1.0f ? v : 1.0f;
+        y[i] = static_cast<T>(static_cast<int32_t>((v * full + kMagic) - kMagic));
+    }
+}
+
+void image_to_float(const ImageParams& p) {
+    parallel_for((p.count + kChunk - 1) / kChunk, 1, p.threads,
+                 p.bits == 8 ? to_float_chunk<uint8_t> : to_float_chunk<uint16_t>, &p);
+}
+
+void float_to_image(const ImageParams& p) {
+    parallel_for((p.count + kChunk - 1) / kChunk, 1, p.threads,
+                 p.bits == 8 ? to_image_chunk<uint8_t> : to_image_chunk<uint16_t>, &p);
+}

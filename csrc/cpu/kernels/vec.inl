@@ -1,0 +1,128 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// A vector of SRK_LANES floats in the compiler's own vector type, and the few functions that arithmetic lacks.
+
+constexpr int64_t L = SRK_LANES;
+typedef float V __attribute__((vector_size(4 * SRK_LANES)));
+typedef int32_t VI __attribute__((vector_size(4 * SRK_LANES)));
+typedef float VU __attribute__((vector_size(4 * SRK_LANES), aligned(4), may_alias));
+
+inline V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
+inline void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
+inline V splat(float s) { return s - V{}; }
+
+// The first `count` lanes (0 < count <= L); lanes behind it are read as zero and not written.
+inline V load_n(const float* p, int64_t count) {
+#if SRK_LANES == 16
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
+    if (count == L) return load(p);
+    V v{};
+    __builtin_memcpy(&v, p, static_cast<size_t>(count) * 4);
+    return v;
+#endif
+}
+inline void store_n(float* p, V v, int64_t count) {
+#if SRK_LANES == 16
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#else
+    if (count == L) return store(p, v);
+    __builtin_memcpy(p, &v, static_cast<size_t>(count) * 4);
+#endif
+}
+
+inline float sum(V v) {
+    float s[SRK_LANES];
+    store(s, v);
+    for (int64_t half = L / 2; half; half /= 2)
+        for (int64_t i = 0; i < half; ++i) s[i] += s[i + half];
+    return s[0];
+}
+
+// The comparisons below are written so that a NaN passes through.
+inline V clamp(V x, float low, float high) {
+    x = x > high ? splat(high) : x;
+    return x < low ? splat(low) : x;
+}
+inline V abs(V x) { return (V)((VI)x & 0x7fffffff); }
+inline V copy_sign(V magnitude, V sign) {
+    return (V)(((VI)magnitude & 0x7fffffff) | ((VI)sign & static_cast<int32_t>(0x80000000u)));
+}
+
+// e^x within 1.1 units in the last place: x = n*log(2) + r, |r| <= log(2)/2, then the series to r^7.
+inline V exp(V x) {
+    x = clamp(x, -87.3f, 88.7f);
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+    const V shifted = x * 1.44269504f + kMagic;
+    const V n = shifted - kMagic;
+    V r = x - n * 0.693145752f;
+    r = r - n * 1.42860677e-6f;
+    V p = r * 1.9841270e-4f + 1.3888889e-3f;
+    p = p * r + 8.3333333e-3f;
+    p = p * r + 4.1666667e-2f;
+    p = p * r + 1.6666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    // n may reach 128: scale by half of it twice.
+    const VI ni = (VI)shifted - 0x4b400000;
+    const VI half = ni >> 1;
+    const V s1 = (V)((half + 127) << 23), s2 = (V)((ni - half + 127) << 23);
+    return p * s1 * s2;
+}
+
+inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+
+// tanh: an odd polynomial (Cephes' coefficients) near zero, where 1 - 2/(e^2x + 1) would cancel.
+inline V tanh(V x) {
+    const V a = abs(x);
+    const V s = x * x;
+    V p = s * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * s - 5.37397155531e-2f;
+    p = p * s + 1.33314422036e-1f;
+    p = p * s - 3.33332819422e-1f;
+    const V small = p * s * x + x;
+    const V large = copy_sign(1.0f - 2.0f / (exp(2.0f * a) + 1.0f), x);
+    return a < 0.625f ? small : (x != x ? x : large);
+}
+
+// erfc(a) for a >= 1 and erf for |x| < 1 (Cephes' coefficients for single precision).
+inline V erf(V x) {
+    const V a = abs(x);
+    const V s = x * x;
+    V t = s * 7.853861353153693e-5f - 8.010193625184903e-4f;
+    t = t * s + 5.188327685732524e-3f;
+    t = t * s - 2.685381193529856e-2f;
+    t = t * s + 1.128358514861418e-1f;
+    t = t * s - 3.761262582423300e-1f;
+    t = t * s + 1.128379165726710f;
+    const V near = t * x;
+    const V q = 1.0f / a, q2 = q * q;
+    V p = q2 * 2.326819970068386e-2f - 1.387039388740657e-1f;
+    p = p * q2 + 3.687424674597105e-1f;
+    p = p * q2 - 5.824733027278666e-1f;
+    p = p * q2 + 6.210004621745983e-1f;
+    p = p * q2 - 4.944515323274145e-1f;
+    p = p * q2 + 3.404879937665872e-1f;
+    p = p * q2 - 2.741127028184656e-1f;
+    p = p * q2 + 5.638259427386472e-1f;
+    V r = q2 * -1.047766399936249e+1f + 1.297719955372516e+1f;
+    r = r * q2 - 7.495518717768503f;
+    r = r * q2 + 2.921019019210786f;
+    r = r * q2 - 1.015265279202700f;
+    r = r * q2 + 4.218463358204948e-1f;
+    r = r * q2 - 2.820767439740514e-1f;
+    r = r * q2 + 5.641895067754075e-1f;
+    const V far = copy_sign(1.0f - exp(-s) * q * (a < 2.0f ? p : r), x);
+    return a < 1.0f ? near : (x != x ? x : far);
+}
+
+template <int Act>
+inline V activate(V z, V slope) {
+    if constexpr (Act == kRelu) return z < 0.0f ? V{} : z;
+    if constexpr (Act == kLeakyRelu || Act == kPrelu) return z > 0.0f ? z : z * slope;
+    if constexpr (Act == kSilu) return z * sigmoid(z);
+    if constexpr (Act == kGelu) return 0.5f * z * (1.0f + erf(z * 0.707106781f));
+    if constexpr (Act == kTanh) return tanh(z);
+    if constexpr (Act == kSigmoid) return sigmoid(z);
+    return z;
+}
