@@ -8,7 +8,6 @@ otherwise; "1" makes missing tools an error; "0" never builds it. See docs/build
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import CompileError
 
 from distutils.ccompiler import new_compiler  # isort: skip  (setuptools' own copy, once setuptools is imported)
 from distutils.sysconfig import customize_compiler  # isort: skip
@@ -59,7 +58,7 @@ def sources() -> list[Path]:
     isa = [CSRC / "cpu" / "isa" / f"{name}.cpp" for name in ISA_FLAGS]
     unknown = {p.stem for p in CSRC.glob("cpu/isa/*.cpp")} - {"scalar", "avx2", "avx512"}
     if unknown:
-        raise BaseError(f"csrc/cpu/isa: no flags in setup.py for {sorted(unknown)}")
+        raise CompileError(f"csrc/cpu/isa: no flags in setup.py for {sorted(unknown)}")
     return [CSRC / "module.cpp", *sorted(CSRC.glob("cpu/*.cpp")), *(p for p in isa if p.exists())]
 
 
@@ -97,7 +96,6 @@ def cxx_of(compiler) -> list[str]:
     return list(getattr(compiler, "compiler_so_cxx", None) or compiler.compiler_so)
 
 
-@functools.cache
 def missing_tools() -> str:
     """Why the extension cannot be built here; empty when it can."""
     try:
@@ -117,10 +115,9 @@ def missing_tools() -> str:
         except OSError as error:
             return f"the C++ compiler {command[0]!r} does not start: {error.strerror}"
         except subprocess.CalledProcessError as error:
-            lines = [
-                line for line in error.stderr.splitlines() if "error" in line
-            ] or error.stderr.splitlines()
-            return f"{command[0]!r} cannot compile an extension: {' '.join(lines[:1])}"
+            lines = error.stderr.splitlines()
+            first = next((line for line in lines if "error" in line), "".join(lines[:1]))
+            return f"{command[0]!r} cannot build an extension: {first}"
     return ""
 
 
@@ -146,16 +143,14 @@ def say(message: str) -> None:
 
 
 class BuildNative(build_ext):
-    """Each unit with its own flags, several at once; an object is kept while all that went into it is the same."""
+    """Each unit with its own flags, several at once; an object is kept while its inputs are the same."""
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
         units = [Path(source) for source in ext.sources]
         cxx = cxx_of(self.compiler)
-        version = subprocess.run([cxx[0], "--version"], capture_output=True, text=True).stdout.partition(
-            "\n"
-        )[0]
+        version = subprocess.run([*cxx, "--version"], capture_output=True, text=True, check=True).stdout
         tools = [*cxx, version, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
         every_flag = [flag for unit in units for flag in flags_of(unit)]
         build_id = digest({*units, *headers()}, *tools, *every_flag)[:16]
