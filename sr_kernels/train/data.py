@@ -1,0 +1,177 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Photographs to train on, those held out, and the patches drawn from them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sr_kernels.image.resize import bicubic, degrade
+
+# Never trained on: the evaluation's pictures.
+HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+# The wheel's other pictures with photographic detail, and how often each is drawn. Drawings, charts,
+# motion blur, the cell (no detail at this size) and faces of 25 x 25 pixels are left out.
+TRAINING = {
+    "brick.png": 1.0,
+    "camera.png": 3.0,
+    "coins.png": 1.5,
+    "grass.png": 1.0,
+    "gravel.png": 1.0,
+    "hubble_deep_field.jpg": 0.5,
+    "ihc.png": 1.5,
+    "moon.png": 0.5,
+    "motorcycle_left.png": 4.0,
+    "motorcycle_right.png": 4.0,
+    "page.png": 0.7,
+    "retina.jpg": 0.7,
+    "text.png": 0.3,
+}
+# Every picture is also offered smaller: more detail to a pixel, less noise, other sizes of things.
+PRE_SCALES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture: its file's name, uint8 pixels (H, W, 3) or (H, W), and how often it is drawn."""
+
+    name: str
+    pixels: np.ndarray
+    weight: float = 1.0
+
+
+def content_hash(pixels: np.ndarray) -> str:
+    """SHA-256 of a picture's size and pixels, whatever its file's name and format."""
+    return hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def skimage_folder() -> Path:
+    """The folder of pictures in scikit-image's wheel, found without importing it."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("scikit-image, whose pictures are used, is missing: pip install scikit-image")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """uint8 pixels of the picture at path: (H, W) where it is gray, else (H, W, 3)."""
+    with Image.open(path) as picture:
+        return np.array(picture if picture.mode == "L" else picture.convert("RGB"))
+
+
+def held_out_photographs() -> list[Photograph]:
+    """The evaluation's four pictures, all (H, W, 3)."""
+    folder = skimage_folder()
+    return [Photograph(name, read_pixels(folder / name)) for name in HELD_OUT]
+
+
+def training_photographs(folder: Path | None = None) -> list[Photograph]:
+    """What there is to train on: scikit-image's photographs, or the pictures right inside folder.
+
+    A picture whose pixels are those of a held-out one is left out, whatever its name. Raises
+    FileNotFoundError for a folder that is missing or holds no picture.
+    """
+    if folder is None:
+        source = skimage_folder()
+        photographs = [Photograph(name, read_pixels(source / name), w) for name, w in TRAINING.items()]
+    else:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"data folder {folder} does not exist")
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        photographs = [Photograph(p.name, read_pixels(p)) for p in files]
+    held_out = _held_out_hashes()
+    photographs = [p for p in photographs if content_hash(p.pixels) not in held_out]
+    if not photographs:
+        raise FileNotFoundError(f"data folder {folder} holds no picture to train on ({', '.join(SUFFIXES)})")
+    return photographs
+
+
+class PatchSampler:
+    """Pairs of low- and high-resolution patches; batch n is a function of the seed and n alone.
+
+    Whole pictures are reduced once, and patches cut out of both, so that no patch has borders that the
+    reduction made up. patch is the low-resolution side in pixels. Augmentation: flips and quarter
+    turns, permuted colours, brightness and contrast; gray pictures are tinted at random.
+    """
+
+    def __init__(self, photographs: Iterable[Photograph], scale: int, patch: int, batch: int, seed: int = 0):
+        for name, value in (("scale", scale), ("patch", patch), ("batch", batch)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}")
+        self.scale, self.patch, self.batch, self.seed = scale, patch, batch, seed
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        weights: list[float] = []
+        for photograph in photographs:
+            pairs = list(_pairs_of(photograph.pixels, scale, patch))
+            area = sum(low.size // low.shape[2] for low, _ in pairs)
+            self._pairs += pairs
+            weights += [photograph.weight * low.size / low.shape[2] / area for low, _ in pairs]
+        if not self._pairs:
+            raise ValueError(f"patch of {patch} pixels at scale {scale} fits none of the pictures")
+        self._chances = np.array(weights) / np.sum(weights)
+
+    def settings(self) -> dict[str, int | str]:
+        """Sizes, seed and a digest of the pictures' low-resolution versions."""
+        digest = hashlib.sha256("".join(content_hash(low) for low, _ in self._pairs).encode())
+        sizes = {"scale": self.scale, "patch": self.patch, "batch": self.batch, "seed": self.seed}
+        return {**sizes, "pictures": digest.hexdigest()[:16]}
+
+    def draw(self, index: int) -> tuple[Tensor, Tensor]:
+        """Batch number index: float32 channels_last (N, 3, p, p) and (N, 3, p*scale, p*scale) in [0, 1]."""
+        rng = np.random.default_rng((self.seed, index))
+        p, s = self.patch, self.scale
+        low = np.empty((self.batch, p, p, 3), np.uint8)
+        high = np.empty((self.batch, p * s, p * s, 3), np.uint8)
+        gain = np.ones((self.batch, 3), np.float32)
+        offset = np.zeros((self.batch, 3), np.float32)
+        for n, which in enumerate(rng.choice(len(self._pairs), self.batch, p=self._chances)):
+            small, large = self._pairs[which]
+            y = int(rng.integers(small.shape[0] - p + 1))
+            x = int(rng.integers(small.shape[1] - p + 1))
+            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+            order = rng.permutation(3) if small.shape[2] == 3 else np.zeros(3, np.int64)
+            low[n] = _turn(small[y : y + p, x : x + p], turns, mirrored)[..., order]
+            high[n] = _turn(large[y * s : (y + p) * s, x * s : (x + p) * s], turns, mirrored)[..., order]
+            if rng.random() < 0.5:
+                tints = 1 if small.shape[2] == 3 else 3
+                gain[n] = rng.uniform(0.4, 1.0, tints)
+                offset[n] = rng.random(tints) * (1.0 - gain[n])
+        return _to_float(low, gain, offset), _to_float(high, gain, offset)
+
+
+def _pairs_of(pixels: np.ndarray, scale: int, patch: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """(low, high), each (H, W, C), of the picture at every pre-scale that holds a patch."""
+    for factor in PRE_SCALES:
+        height, width = (round(n * factor) for n in pixels.shape[:2])
+        if min(height, width) < patch * scale:
+            continue
+        low, high = degrade(pixels if factor == 1.0 else bicubic(pixels, (height, width)), scale)
+        yield (low[..., None], high[..., None]) if low.ndim == 2 else (low, high)
+
+
+def _turn(patch: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
+    return np.rot90(patch[:, ::-1] if mirrored else patch, turns)
+
+
+def _to_float(images: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> Tensor:
+    """uint8 (N, H, W, 3) to float (N, 3, H, W) channels_last in [0, 1], a gain and offset a channel."""
+    x = torch.from_numpy(images).float().div_(255.0)
+    x = x * torch.from_numpy(gain)[:, None, None] + torch.from_numpy(offset)[:, None, None]
+    return x.permute(0, 3, 1, 2)
+
+
+def _held_out_hashes() -> set[str]:
+    try:
+        return {content_hash(p.pixels) for p in held_out_photographs()}
+    except FileNotFoundError:  # without scikit-image there is nothing to keep apart
+        return set()
