@@ -1,0 +1,261 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing picture files with Pillow: nothing guessed, nothing half-written.
+
+PNG, JPEG, WebP, TIFF, BMP and PPM only. Depth is taken from the file's own declaration. Metadata other
+than the colour profile is not carried over; EXIF orientation is applied to the pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sr_kernels.image import deep
+from sr_kernels.image.modes import from_pil, to_pil
+from sr_kernels.image.picture import Picture, PictureError
+
+MAX_PIXELS = 89_478_485  # Pillow's own bound, a quarter of a gigabyte of RGB
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
+SUFFIXES = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
+    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM", ".pnm": "PPM",
+}  # fmt: skip
+_HOLDS_ALPHA = ("PNG", "WEBP", "TIFF")
+_HOLDS_DEPTH = ("PNG", "TIFF", "PPM")
+_HOLDS_PROFILE = ("PNG", "JPEG", "WEBP", "TIFF")
+_LONGEST = {"JPEG": 65535, "WEBP": 16383}
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _ORIENTATION = 262, 258, 274
+_pillow_limit = threading.Lock()
+
+
+def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture in a file, upright, at its own depth.
+
+    max_pixels bounds width * height, checked before anything is decoded. Of a phone's multi-picture JPEG
+    the main picture is read; animations and files of several pages are refused.
+
+    Raises FileNotFoundError, IsADirectoryError or PermissionError as open does, and PictureError, which
+    names the file, for an unknown format, a damaged or truncated file, too many pixels, or pixels of a
+    kind that is not supported.
+    """
+    path = Path(path)
+    with path.open("rb") as file, _raised_limit(max_pixels):
+        try:
+            image = _open(file)
+            if image.width * image.height > max_pixels:
+                raise PictureError(
+                    f"{image.width}x{image.height} is more than the limit of {max_pixels} pixels: "
+                    "raise max_pixels (--max-pixels) if the file is to be trusted"
+                )
+            return _oriented(*_decode(image, path))
+        except PictureError as error:
+            raise PictureError(f"{path}: {error}") from None
+        except Image.DecompressionBombError as error:
+            raise PictureError(f"{path}: {error}; raise max_pixels (--max-pixels) to read it") from None
+        except Image.UnidentifiedImageError:
+            raise PictureError(f"{path}: {_unidentified(file)}") from None
+        except MemoryError:
+            raise PictureError(f"{path}: not enough memory to decode it") from None
+        except _DAMAGE as error:
+            raise PictureError(f"{path}: truncated or damaged ({error})") from error
+
+
+def write(picture: Picture, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write a picture in the format of the path's suffix: the whole file appears at once, or nothing.
+
+    JPEG is written at quality 95 without chroma subsampling, WebP without loss, PNG and TIFF deflated.
+    A profile that the format cannot hold is left out with a UserWarning.
+
+    Raises PictureError for a suffix that is unknown, or for a depth, an alpha plane or a size that the
+    format cannot hold; FileExistsError where the path exists and overwrite is False; OSError, naming the
+    path, where it cannot be written (no space, no permission). The temporary file beside it is removed.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    _check_fits(picture, path, kind)
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            errno.EEXIST, "the file exists; pass overwrite (--overwrite) to replace it", str(path)
+        )
+    try:
+        data = _encode(picture, kind)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{path}: cannot be encoded as {kind} ({error})") from error
+    commit(data, path, overwrite)
+
+
+def format_of(path: Path) -> str:
+    """The format that a path's suffix names. Raises PictureError for another suffix."""
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise PictureError(f"{path}: the suffix {path.suffix!r} is none of {' '.join(SUFFIXES)}")
+    return kind
+
+
+def commit(data: bytes, path: Path, overwrite: bool) -> None:
+    """Put data at path: a temporary file in the same folder, fsync, rename."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.part")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _rename_new(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write the picture: {error.strerror}", str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _open(file: io.BufferedIOBase) -> Image.Image:
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=FORMATS)
+
+
+def _decode(image: Image.Image, path: Path) -> tuple[Picture, int]:
+    """The pixels as stored, and the EXIF orientation that is still to be applied."""
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise PictureError(
+            f"holds {getattr(image, 'n_frames', 1)} frames or pages: extract the one to enlarge first"
+        )
+    if deep.is_deep_colour(image):
+        with path.open("rb") as again:
+            picture = deep.read_deep_colour(image, lambda: _open(again))
+    else:
+        tags = dict(getattr(image, "tag_v2", {}))
+        image.load()
+        if image.format == "PPM" and image.mode == "I":
+            # Pillow's mode for 16-bit PGM, its values already scaled to 65535.
+            picture = Picture(np.asarray(image).astype(np.uint16)[..., None], None, None, "I")
+        else:
+            picture = from_pil(image)
+        if image.format == "TIFF" and picture.bits == 16:
+            _normalise_tiff(picture, tags)
+    # Pillow turns TIFF while loading, and then says 1 here.
+    return picture, image.getexif().get(_ORIENTATION, 1)
+
+
+def _normalise_tiff(picture: Picture, tags: dict[int, object]) -> None:
+    """12 bits to 16, and white-is-zero to black-is-zero: Pillow gives both as stored."""
+    if tags.get(_BITS_PER_SAMPLE) == (12,):
+        picture.pixels = picture.pixels << 4 | picture.pixels >> 8
+    if tags.get(_PHOTOMETRIC) == 0:
+        picture.pixels = ~picture.pixels
+
+
+def _oriented(picture: Picture, orientation: int) -> Picture:
+    """Orientations 2..8 of EXIF undone on the arrays; any other value leaves the picture as it is."""
+
+    def turn(a: np.ndarray) -> np.ndarray:
+        if orientation in (5, 6, 7, 8):
+            a = a.swapaxes(0, 1)
+        if orientation in (3, 4, 7, 8):
+            a = a[::-1]
+        if orientation in (2, 3, 6, 7):
+            a = a[:, ::-1]
+        return np.ascontiguousarray(a)
+
+    if orientation in range(2, 9):
+        picture.pixels = turn(picture.pixels)
+        if picture.alpha is not None:
+            picture.alpha = turn(picture.alpha)
+    return picture
+
+
+@contextlib.contextmanager
+def _raised_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow's limit is one global; it is touched only to raise it, one reader at a time."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or max_pixels <= limit:
+        yield
+        return
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _unidentified(file: io.BufferedIOBase) -> str:
+    file.seek(0)
+    if not file.read(1):
+        return "the file is empty"
+    return f"not a readable picture; the formats are {', '.join(FORMATS)}"
+
+
+def _check_fits(picture: Picture, path: Path, kind: str) -> None:
+    if picture.alpha is not None and kind not in _HOLDS_ALPHA:
+        raise PictureError(f"{path}: {kind} cannot hold alpha: choose {', '.join(_HOLDS_ALPHA)}")
+    if picture.bits == 16 and kind not in _HOLDS_DEPTH:
+        raise PictureError(f"{path}: {kind} cannot hold 16 bits: choose {', '.join(_HOLDS_DEPTH)}")
+    longest = _LONGEST.get(kind)
+    if longest and max(picture.width, picture.height) > longest:
+        raise PictureError(
+            f"{path}: {kind} holds at most {longest} pixels a side, found {picture.width}x{picture.height}: "
+            "choose PNG or TIFF"
+        )
+    if picture.icc_profile and kind not in _HOLDS_PROFILE:
+        warnings.warn(f"{path}: {kind} cannot hold the colour profile, which is left out", stacklevel=3)
+
+
+def _encode(picture: Picture, kind: str) -> bytes:
+    if picture.bits == 16:
+        return {"PNG": deep.encode_png, "TIFF": deep.encode_tiff, "PPM": deep.encode_ppm}[kind](picture)
+    options: dict[str, object] = {
+        "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+        "WEBP": {"lossless": True, "exact": True},
+        "TIFF": {"compression": "tiff_adobe_deflate"},
+    }.get(kind, {})
+    if picture.icc_profile and kind in _HOLDS_PROFILE:
+        options["icc_profile"] = picture.icc_profile
+    buffer = io.BytesIO()
+    to_pil(picture).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _rename_new(temporary: Path, target: Path) -> None:
+    """Rename, but never onto a file that has appeared since: a hard link fails where the name is taken."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links.
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "the file exists", str(target)) from None
+        os.replace(temporary, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
