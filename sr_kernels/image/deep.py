@@ -41,9 +41,7 @@ def read_deep_colour(image: Image.Image, reopen: Callable[[], Image.Image]) -> P
     raw_mode = _raw_mode(image)
     tags = getattr(image, "tag_v2", {})
     if tags.get(284, 1) == 2:
-        raise PictureError(
-            "16-bit TIFF with separate planes is not supported: save it with interleaved pixels"
-        )
+        raise PictureError("16-bit TIFF with separate planes is not supported: interleave its pixels")
     if raw_mode.startswith("LA;16"):
         # Two bytes of gray and two of alpha are four bytes to Pillow.
         _set_raw_mode(image, "RGBA")
@@ -60,7 +58,8 @@ def read_deep_colour(image: Image.Image, reopen: Callable[[], Image.Image]) -> P
     pixels = np.asarray(image).astype(np.uint16)
     pixels <<= 8
     pixels |= np.asarray(other)
-    colours, alpha = pixels[..., :3].copy(), None
+    colours = pixels[..., :3].copy()
+    alpha: np.ndarray | None = None
     if pixels.shape[2] == 4:
         alpha = pixels[..., 3].copy()
         if raw_mode.startswith("RGBa"):

@@ -18,9 +18,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sr_kernels.image import deep
 from sr_kernels.image.modes import from_pil, to_pil
@@ -65,7 +66,7 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Picture:
             raise PictureError(f"{path}: {error}") from None
         except Image.DecompressionBombError as error:
             raise PictureError(f"{path}: {error}; raise max_pixels (--max-pixels) to read it") from None
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise PictureError(f"{path}: {_unidentified(file)}") from None
         except MemoryError:
             raise PictureError(f"{path}: not enough memory to decode it") from None
@@ -130,7 +131,7 @@ def commit(data: bytes, path: Path, overwrite: bool) -> None:
             temporary.unlink()
 
 
-def _open(file: io.BufferedIOBase) -> Image.Image:
+def _open(file: IO[bytes]) -> Image.Image:
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -202,7 +203,7 @@ def _raised_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _unidentified(file: io.BufferedIOBase) -> str:
+def _unidentified(file: IO[bytes]) -> str:
     file.seek(0)
     if not file.read(1):
         return "the file is empty"
@@ -227,11 +228,12 @@ def _check_fits(picture: Picture, path: Path, kind: str) -> None:
 def _encode(picture: Picture, kind: str) -> bytes:
     if picture.bits == 16:
         return {"PNG": deep.encode_png, "TIFF": deep.encode_tiff, "PPM": deep.encode_ppm}[kind](picture)
-    options: dict[str, object] = {
+    presets: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
         "WEBP": {"lossless": True, "exact": True},
         "TIFF": {"compression": "tiff_adobe_deflate"},
-    }.get(kind, {})
+    }
+    options = presets.get(kind, {})
     if picture.icc_profile and kind in _HOLDS_PROFILE:
         options["icc_profile"] = picture.icc_profile
     buffer = io.BytesIO()

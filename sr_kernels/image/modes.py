@@ -31,7 +31,7 @@ def from_pil(image: Image.Image) -> Picture:
         return Picture(gray[..., None], alpha, profile, mode)
     if mode in ("I", "F", "LAB"):
         raise PictureError(
-            f"pixels of Pillow's mode {mode!r} are not supported: convert to 8 or 16 bits of gray or RGB first"
+            f"pixels of Pillow's mode {mode!r} are not supported: convert to 8 or 16 bits of gray or RGB"
         )
     if mode == "CMYK":
         image, profile = _cmyk_to_rgb(image, profile), None
@@ -49,9 +49,7 @@ def to_pil(picture: Picture) -> Image.Image:
     which Pillow cannot hold."""
     stacked = picture.stacked()
     if picture.bits == 16 and stacked.shape[2] > 1:
-        raise PictureError(
-            "Pillow holds no 16-bit colour or alpha: use arrays, or write the picture to a file"
-        )
+        raise PictureError("Pillow holds no 16-bit colour or alpha: use arrays or files")
     image = Image.fromarray(stacked[..., 0] if stacked.shape[2] == 1 else stacked)
     if picture.icc_profile:
         image.info["icc_profile"] = picture.icc_profile
