@@ -46,15 +46,13 @@ def read_deep_colour(image: Image.Image, reopen: Callable[[], Image.Image]) -> P
         # Two bytes of gray and two of alpha are four bytes to Pillow.
         _set_raw_mode(image, "RGBA")
         pairs = np.asarray(image).astype(np.uint16)
-        gray, alpha = pairs[..., 0:2], pairs[..., 2:4]
-        return Picture(
-            gray[..., :1] << 8 | gray[..., 1:], alpha[..., 0] << 8 | alpha[..., 1], profile, "LA;16"
-        )
+        gray, plane = pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
+        return Picture(gray[..., None], plane, profile, "LA;16")
+    high = raw_mode.replace("RGBa", "RGBA")
+    low = high[:-1] + _SWAPPED[high[-1]]
     other = reopen()
-    names = [raw_mode.replace("RGBa", "RGBA"), ""]
-    names[1] = names[0][:-1] + _SWAPPED[names[0][-1]]
-    for opened, name in zip((image, other), names, strict=True):
-        _set_raw_mode(opened, name)
+    _set_raw_mode(image, high)
+    _set_raw_mode(other, low)
     pixels = np.asarray(image).astype(np.uint16)
     pixels <<= 8
     pixels |= np.asarray(other)
