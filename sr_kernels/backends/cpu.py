@@ -1,0 +1,307 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The native CPU kernels (csrc/cpu): float32, pixel-major inside, chosen by instruction set and by shape."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sr_kernels import _C, config
+from sr_kernels.backends import cpu_pack, selfcheck
+from sr_kernels.backends.base import (
+    Backend,
+    ConvArgs,
+    DenseBlockArgs,
+    dense_strides,
+    memory_format_of,
+    with_format,
+)
+from sr_kernels.backends.registry import record
+from sr_kernels.reference import ACTIVATIONS, BASE_MODES
+
+_ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
+_MAX_KERNEL = 9
+_SERIAL_FLOPS = 2_000_000  # below this, waking a second thread costs more than it saves
+
+
+class Isa:
+    """One instruction set of this machine: its index in the extension, vector width and kernels."""
+
+    def __init__(self, index: int, name: str, lanes: int, kernels: Sequence[tuple[str, str, int, int]]) -> None:
+        self.index = index
+        self.name = name
+        self.lanes = lanes
+        self.kernels = [
+            cpu_pack.Kernel(i, *kernel, block=kernel[2] + -kernel[2] % lanes) for i, kernel in enumerate(kernels)
+        ]
+        self._dense: dict[tuple[int, int], cpu_pack.Kernel] = {}
+
+    def kernel_for(self, co: int, ci: int, groups: int) -> cpu_pack.Kernel:
+        """The kernel for a layer; channels alone decide, so that a cut picture runs as the whole one does."""
+        key = (co, ci if groups == 1 else 0)
+        kernel = self._dense.get(key)
+        if kernel is None:
+            kernel = self._dense[key] = self._choose(co, ci, groups)
+        return kernel
+
+    def _choose(self, co: int, ci: int, groups: int) -> cpu_pack.Kernel:
+        if groups > 1:
+            return next(k for k in self.kernels if k.kind == "depthwise")
+        if co <= 4 and ci >= self.lanes:
+            return next(k for k in self.kernels if k.kind == "thin" and k.channels == co)
+        # Fewest padded channels first, then the widest block: it reads each input least often.
+        direct = [k for k in self.kernels if k.kind == "direct"]
+        return min(direct, key=lambda k: (math.ceil(co / k.channels) * k.channels, -k.channels))
+
+
+ISAS = [Isa(index, *isa) for index, isa in enumerate(_C.isas())]
+_isa: Isa | None = None
+
+
+def current_isa() -> Isa:
+    """The best instruction set that the machine has, SR_KERNELS_CPU_ISA allows and the self-check passed."""
+    global _isa
+    if _isa is None:
+        allowed = config.CPU_ISAS[: config.CPU_ISAS.index(config.get("SR_KERNELS_CPU_ISA")) + 1]
+        able = [isa for isa in ISAS if isa.name in allowed]
+        while len(able) > 1 and not selfcheck.passes(able[-1]):
+            able.pop()
+        _isa = able[-1]
+    return _isa
+
+
+@contextlib.contextmanager
+def limit_isa(name: str) -> Iterator[None]:
+    """Within it, the kernels of that instruction set run, in every thread; for tests and benchmarks.
+
+    Raises ValueError where the machine has no such set.
+    """
+    global _isa
+    found = [isa for isa in ISAS if isa.name == name]
+    if not found:
+        raise ValueError(f"name must be one of {[isa.name for isa in ISAS]} on this machine, got {name!r}")
+    before, _isa = _isa, found[0]
+    try:
+        yield
+    finally:
+        _isa = before
+
+
+def _pixel_major(x: Tensor) -> Tensor:
+    """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _view(x: Tensor) -> _C.View:
+    sn, _, sy, sx = x.stride()
+    return _C.View(x.data_ptr(), sn, sy, sx)
+
+
+def _empty(shape: Sequence[int], memory_format: torch.memory_format, like: Tensor) -> Tensor:
+    return torch.empty_strided(shape, dense_strides(shape, memory_format), dtype=like.dtype, device=like.device)
+
+
+class CpuBackend(Backend):
+    """Fused kernels of csrc/cpu, or the reasons why a call is none of theirs."""
+
+    name = "cpu"
+
+    def unavailable(self) -> list[str]:
+        if selfcheck.passes(ISAS[0]):
+            return []
+        return [f"the self-check of the {ISAS[0].name} kernels failed: {selfcheck.failure(ISAS[0])}"]
+
+    def reasons(self, op: str, args: object) -> list[str]:
+        if isinstance(args, ConvArgs):
+            return _conv_reasons(args)
+        if isinstance(args, DenseBlockArgs):
+            return _dense_block_reasons(args)
+        assert isinstance(args, tuple)
+        x: Tensor = args[0]
+        if op == "residual_add":
+            return _dtype_reasons([x, *(r for r, _ in args[1])])
+        if op == "float_to_image":
+            return _dtype_reasons([x])
+        if x.dtype.itemsize > 8:
+            return [f"elements of {x.dtype} are wider than 8 bytes"]
+        return []
+
+    def conv2d(self, args: ConvArgs) -> Tensor:
+        memory_format = memory_format_of(args.input)
+        y = _empty(args.output_shape(), torch.channels_last, args.input)
+        _conv_into(args, y)
+        return with_format(y, memory_format)
+
+    def dense_block(self, args: DenseBlockArgs) -> Tensor:
+        x = args.input
+        n, c, h, w = x.shape
+        widths = [weight.shape[0] for weight in args.weights[:-1]]
+        wide = _empty((n, c + sum(widths), h, w), torch.channels_last, x)
+        wide[:, :c].copy_(x)
+        done = c
+        for weight, bias, width in zip(args.weights, args.biases, widths, strict=False):
+            layer = ConvArgs(wide[:, :done], weight, bias, padding=(weight.shape[2] // 2,) * 4)
+            layer.activation, layer.negative_slope = "leaky_relu", args.negative_slope
+            _conv_into(layer, wide[:, done : done + width])
+            done += width
+        last = ConvArgs(wide, args.weights[-1], args.biases[-1], padding=(args.weights[-1].shape[2] // 2,) * 4)
+        last.scale, last.residuals = args.scale, [(wide[:, :c], args.input_scale), *args.residuals[:1]]
+        y = _empty(last.output_shape(), torch.channels_last, x)
+        _conv_into(last, y)
+        return with_format(y, memory_format_of(x))
+
+    def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
+        n, c, h, w = input.shape
+        y_shape = (n, c // (factor * factor), h * factor, w * factor)
+        return _shuffle("pixel_shuffle", input, y_shape, factor, inverse=False)
+
+    def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
+        n, c, h, w = input.shape
+        y_shape = (n, c * factor * factor, h // factor, w // factor)
+        return _shuffle("pixel_unshuffle", input, y_shape, factor, inverse=True)
+
+    def residual_add(self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
+        memory_format = memory_format_of(input)
+        x, *others = (with_format(t, memory_format) for t in (input, *(r for r, _ in residuals)))
+        y = _empty(x.shape, memory_format, x)
+        r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
+        b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
+        isa = current_isa()
+        record(f"cpu/residual_add/{isa.name}")
+        _C.add(isa.index, x.data_ptr(), r1, r2, y.data_ptr(), x.numel(), scale, b1, b2, torch.get_num_threads())
+        return y
+
+    def image_to_float(self, image: Tensor) -> Tensor:
+        h, w, c = image.shape
+        image = image.contiguous()
+        y = torch.empty((1, h, w, c), dtype=torch.float32)
+        isa = current_isa()
+        record(f"cpu/image_to_float/{isa.name}")
+        bits = 8 * image.dtype.itemsize
+        _C.image_to_float(isa.index, image.data_ptr(), y.data_ptr(), y.numel(), bits, torch.get_num_threads())
+        return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
+
+    def float_to_image(self, input: Tensor, dtype: torch.dtype) -> Tensor:
+        _, c, h, w = input.shape
+        x = with_format(input, torch.channels_last)
+        y = torch.empty((h, w, c), dtype=dtype)
+        isa = current_isa()
+        record(f"cpu/float_to_image/{isa.name}")
+        bits = 8 * dtype.itemsize
+        _C.float_to_image(isa.index, x.data_ptr(), y.data_ptr(), y.numel(), bits, torch.get_num_threads())
+        return y
+
+
+def _dtype_reasons(tensors: Sequence[Tensor | None]) -> list[str]:
+    found = sorted({str(t.dtype) for t in tensors if t is not None} - {"torch.float32"})
+    return [f"the native kernels compute in torch.float32, not {', '.join(found)}"] if found else []
+
+
+def _conv_reasons(a: ConvArgs) -> list[str]:
+    reasons = _dtype_reasons([a.input, a.weight, a.bias, a.prelu_weight, a.base, *(r for r, _ in a.residuals)])
+    co, _, kh, kw = a.weight.shape
+    if max(kh, kw) > _MAX_KERNEL:
+        reasons.append(f"kernel {kh}x{kw} is larger than {_MAX_KERNEL}x{_MAX_KERNEL}")
+    if max(a.stride) > 2:
+        reasons.append(f"stride {tuple(a.stride)} is above 2")
+    if a.groups > 1 and not a.groups == a.input.shape[1] == co:
+        reasons.append(f"{a.groups} groups: only 1 and depthwise (groups == channels) have a kernel")
+    elif a.groups > 1 and a.pixel_shuffle > 1:
+        reasons.append("a depthwise convolution has no pixel shuffle")
+    if a.upsample > 1 and (a.groups > 1 or max(a.stride) > 1 or max(a.dilation) > 1):
+        reasons.append("upsample needs stride 1, dilation 1 and groups 1")
+    return reasons
+
+
+def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
+    reasons = _dtype_reasons([a.input, *a.weights, *a.biases, *(r for r, _ in a.residuals)])
+    if len(a.residuals) > 1:
+        reasons.append("the kernels add two residuals at most, and the block's input is one of them")
+    if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 or w.shape[2] > _MAX_KERNEL for w in a.weights):
+        reasons.append(f"kernels must be square, odd and at most {_MAX_KERNEL}")
+    return reasons
+
+
+def _conv_into(a: ConvArgs, y: Tensor) -> None:
+    """Runs the op into y (N, Co/r^2, Ho*r, Wo*r), each pixel's channels side by side."""
+    co, ci, kh, kw = a.weight.shape
+    isa = current_isa()
+    kernel = isa.kernel_for(co, ci, a.groups)
+    record(f"cpu/{kernel.name}/{isa.name}")
+    if y.numel() == 0:
+        return
+    x = _pixel_major(a.input)
+    n, channels, h, w = x.shape
+    oh, ow = a.conv_size()
+    p = _C.ConvParams()
+    keep = [x]  # alive until the kernel has run
+    p.x, p.y = _view(x), _view(y)
+    p.set_input(n, h, w, channels)
+    b = [0.0, 0.0]
+    for i, (residual, factor) in enumerate(a.residuals):
+        residual = _pixel_major(residual)
+        keep.append(residual)
+        setattr(p, "res2" if i else "res1", _view(residual))
+        b[i] = factor
+    if a.base is not None:
+        base = _pixel_major(a.base)
+        keep.append(base)
+        p.base = _view(base)
+        mode = 1 + BASE_MODES.index(a.base_mode)
+        p.set_base(mode, y.shape[2] // base.shape[2], base.shape[2], base.shape[3])
+    p.set_epilogue(
+        _ACTIVATION[a.activation],
+        a.activation_after_add,
+        a.negative_slope,
+        a.scale,
+        b[0],
+        b[1],
+        a.pixel_shuffle,
+    )
+    bias = cpu_pack.vector(a.bias, co, kernel, a.pixel_shuffle)
+    prelu = None if a.prelu_weight is None else cpu_pack.vector(a.prelu_weight, co, kernel, a.pixel_shuffle)
+    p.kernel = kernel.index
+    flops = 2 * n * oh * ow * co * ci * kh * kw
+    p.threads = 1 if flops < _SERIAL_FLOPS else torch.get_num_threads()
+    left, _, top, _ = a.padding
+    for phase in cpu_pack.phases(a.weight, kernel, a.pixel_shuffle, a.upsample, top, left, isa.lanes):
+        p.set_weights(phase.weight.data_ptr(), bias.data_ptr(), 0 if prelu is None else prelu.data_ptr())
+        p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
+        p.set_phase(a.upsample, phase.y, phase.x)
+        p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), co)
+        _C.conv2d(isa.index, p)
+
+
+def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:
+    memory_format = memory_format_of(x)
+    x = with_format(x, memory_format)
+    y = _empty(shape, memory_format, x)
+    coarse, fine = (y, x) if inverse else (x, y)
+    n, c, h, w = fine.shape
+    isa = current_isa()
+    record(f"cpu/{op}/{isa.name}")
+
+    def strides(t: Tensor) -> tuple[int, int, int, int]:
+        sn, sc, sy, sx = t.stride()
+        return sn, sc, sy, sx
+
+    _C.shuffle(
+        isa.index,
+        coarse.data_ptr(),
+        fine.data_ptr(),
+        (n, h // factor, w // factor, c),
+        strides(coarse),
+        strides(fine),
+        factor,
+        x.dtype.itemsize,
+        inverse,
+        torch.get_num_threads(),
+    )
+    return y

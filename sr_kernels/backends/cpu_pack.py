@@ -1,0 +1,149 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Weights in the order in which the native kernels read them, made once and kept while the tensor is unchanged."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A row of the extension's kernel table: `channels` outputs by `pixels` of a row at a time."""
+
+    index: int
+    name: str
+    kind: str  # direct | thin | depthwise
+    channels: int
+    pixels: int
+    block: int  # packed channels of a tile: `channels` padded to whole vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One of the u*u convolutions that a nearest upsample by u and a kernel come down to; (0, 0) alone for u = 1.
+
+    Output pixels (t*u + y, s*u + x) are the convolution of the small input with `weight`, its window starting
+    at (t - top, s - left).
+    """
+
+    weight: Tensor  # packed
+    kh: int
+    kw: int
+    top: int
+    left: int
+    y: int
+    x: int
+
+
+_cache: dict[Hashable, tuple[weakref.ref[Tensor], int, int, Any]] = {}
+
+
+def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
+    """make(), kept under key for as long as tensor lives with the same storage and version.
+
+    An inference tensor counts no versions, so nothing made from one is kept.
+    """
+    if tensor.is_inference():
+        return make()
+    slot = (id(tensor), key)
+    entry = _cache.get(slot)
+    stamp = tensor.data_ptr(), tensor._version
+    if entry is not None and entry[0]() is tensor and entry[1:3] == stamp:
+        value: T = entry[3]
+        return value
+    value = make()
+    reference = weakref.ref(tensor, lambda _: _cache.pop(slot, None))
+    _cache[slot] = (reference, *stamp, value)
+    return value
+
+
+def _channel_order(x: Tensor, shuffle: int) -> Tensor:
+    """x (Co, ...) with channels c*s*s + d put at d*C + c: the sub-pixels of a row come together."""
+    if shuffle == 1:
+        return x
+    return x.unflatten(0, (-1, shuffle * shuffle)).transpose(0, 1).flatten(0, 1)
+
+
+def _pad_channels(x: Tensor, multiple: int) -> Tensor:
+    """x (Co, ...) padded with zeros to a multiple of channels."""
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, -x.shape[0] % multiple))
+
+
+def vector(x: Tensor | None, co: int, kernel: Kernel, shuffle: int) -> Tensor:
+    """Bias or PReLU weights (Co,) or (1,), in the packed order, padded with zeros to whole blocks."""
+    block = kernel.block
+    if x is None:
+        return _zeros(co + -co % block)
+    if shuffle == 1 and co % block == 0 and x.shape[0] == co and x.is_contiguous():
+        return x
+
+    def make() -> Tensor:
+        return _pad_channels(_channel_order(x.detach().expand(co), shuffle), block).contiguous()
+
+    return cached(x, ("vector", co, block, shuffle), make)
+
+
+_zero_vectors: dict[int, Tensor] = {}
+
+
+def _zeros(count: int) -> Tensor:
+    found = _zero_vectors.get(count)
+    if found is None:
+        found = _zero_vectors[count] = torch.zeros(count)
+    return found
+
+
+def phases(
+    weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int, lanes: int
+) -> list[Phase]:
+    """The packed convolutions of a layer; weight (Co, Ci, kh, kw)."""
+
+    def make() -> list[Phase]:
+        w = weight.detach()
+        if upsample == 1:
+            return [Phase(_pack(w, kernel, shuffle, lanes), *w.shape[2:], top, left, 0, 0)]
+        found = []
+        for y in range(upsample):
+            rows, kh, phase_top = _collapse(w.double(), 2, upsample, y, top)
+            for x in range(upsample):
+                taps, kw, phase_left = _collapse(rows, 3, upsample, x, left)
+                packed = _pack(taps.float(), kernel, shuffle, lanes)
+                found.append(Phase(packed, kh, kw, phase_top, phase_left, y, x))
+        return found
+
+    return cached(weight, ("phases", kernel, shuffle, upsample, top, left), make)
+
+
+def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> tuple[Tensor, int, int]:
+    """Taps along dim that fall on the same small pixel, summed: (weights, their number, window start)."""
+    size = w.shape[dim]
+    offsets = [(phase + k - pad) // upsample for k in range(size)]
+    first, count = offsets[0], offsets[-1] - offsets[0] + 1
+    shape = list(w.shape)
+    shape[dim] = count
+    index = torch.tensor([offset - first for offset in offsets])
+    return w.new_zeros(shape).index_add_(dim, index, w), count, -first
+
+
+def _pack(w: Tensor, kernel: Kernel, shuffle: int, lanes: int) -> Tensor:
+    """w (Co, Ci, kh, kw) in the order of the kernel's kind, see csrc/cpu/kernels/conv_kernels.inl."""
+    w = _channel_order(w, shuffle)
+    if kernel.kind == "thin":  # [kh][kw][ceil(ci/lanes)][Co][lanes]
+        w = F.pad(w, (0, 0, 0, 0, 0, -w.shape[1] % lanes)).unflatten(1, (-1, lanes))
+        return w.permute(3, 4, 1, 0, 2).contiguous()
+    if kernel.kind == "depthwise":  # [ceil(c/lanes)][kh][kw][lanes]
+        w = _pad_channels(w, lanes).squeeze(1).unflatten(0, (-1, lanes))
+        return w.permute(0, 2, 3, 1).contiguous()
+    # [ceil(Co/channels)][kh][kw][Ci][channels]
+    w = _pad_channels(w, kernel.channels).unflatten(0, (-1, kernel.channels))
+    return w.permute(0, 3, 4, 2, 1).contiguous()
