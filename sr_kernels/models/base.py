@@ -1,0 +1,74 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every super-resolution model has: its scale, its channels, its receptive radius, its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sr_kernels.nn.geometry import receptive_radius
+
+
+class SRModel(nn.Module):
+    """(N, in_channels, H, W) in [0, 1] -> (N, out_channels, scale*H, scale*W), the caller's memory format.
+
+    Computes in channels_last; the input is converted once. Raises TypeError for an input that is no floating
+    tensor or has not the weights' dtype or device, ValueError for a wrong rank, channel count or empty plane.
+    """
+
+    scale: int
+    in_channels: int
+    out_channels: int
+    input_multiple: int = 1  # tile origins must be multiples of it (pixel-unshuffle heads)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check(input)
+        plain = input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last)
+        y = self._enlarge(input.contiguous(memory_format=torch.channels_last))
+        return y.contiguous(memory_format=torch.contiguous_format if plain else torch.channels_last)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        """The network itself, channels_last in and out."""
+        raise NotImplementedError
+
+    def stages(self) -> Sequence[nn.Module]:
+        """The modules of the longest path, in order: what receptive_radius walks."""
+        raise NotImplementedError
+
+    def receptive_radius(self) -> int:
+        """Input pixels to each side of pixel o // scale that output pixel o reads: a tile's exact halo."""
+        return receptive_radius(self.stages(), self.scale, self.scale * self.input_multiple)
+
+    def _check(self, input: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{name}: input is {type(input).__name__}; give a tensor (N, C, H, W)")
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{name}: input has shape {tuple(input.shape)}; give (N, {self.in_channels}, H, W)"
+            )
+        if input.shape[2] < 1 or input.shape[3] < 1:
+            raise ValueError(f"{name}: input has shape {tuple(input.shape)}; H and W must be at least 1")
+        weight = next(self.parameters())
+        if not input.is_floating_point():
+            raise TypeError(f"{name}: input has dtype {input.dtype}; give {weight.dtype} in [0, 1]")
+        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(
+                f"{name}: input has dtype {input.dtype}, the weights {weight.dtype}; use .to(dtype) on one"
+            )
+        if input.device != weight.device:
+            raise TypeError(
+                f"{name}: input is on {input.device}, the weights on {weight.device}; use .to(device) on one"
+            )
+
+
+def positive(model: str, **values: int) -> None:
+    """Raises TypeError or ValueError that names the first argument which is no positive integer."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{model}: {name} is {value!r}; give an integer")
+        if value < 1:
+            raise ValueError(f"{model}: {name} is {value}; give a positive integer")

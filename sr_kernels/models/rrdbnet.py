@@ -1,0 +1,108 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""RRDBNet, the network of ESRGAN, BSRGAN and Real-ESRGAN."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sr_kernels import ops
+from sr_kernels.models.base import SRModel, positive
+from sr_kernels.nn import RRDB, ConvAct2d, ResidualConv2d, UpsampleConv2d
+
+_SLOPE = 0.2
+
+
+class RRDBNet(SRModel):
+    """Residual-in-residual dense blocks (ESRGAN, Wang et al. 2018; rrdbnet_arch of BasicSR), input in [0, 1].
+
+    feat + conv_body(body(feat)), then nearest x2 and a 3x3 convolution for each doubling, conv_hr, conv_last.
+    unshuffle: factor of the pixel-unshuffle before conv_first; None means BasicSR's: 4 for scale 1, 2 for
+    scale 2, else none. Input sizes off its multiple are reflect-padded (replicated where a side is too short
+    to reflect) and the output cropped. Parameters: conv_first, body.<i>.rdb{1-3}.conv{1-5}, conv_body,
+    conv_up<n>, conv_hr, conv_last. scale: a power of two.
+    """
+
+    def __init__(
+        self,
+        scale: int = 4,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        num_feat: int = 64,
+        num_block: int = 23,
+        num_grow_ch: int = 32,
+        unshuffle: int | None = None,
+    ) -> None:
+        super().__init__()
+        if unshuffle is None:
+            unshuffle = {1: 4, 2: 2}.get(scale, 1)
+        sizes = {"num_feat": num_feat, "num_block": num_block, "num_grow_ch": num_grow_ch}
+        positive("RRDBNet", scale=scale, in_channels=in_channels, out_channels=out_channels, **sizes)
+        positive("RRDBNet", unshuffle=unshuffle)
+        enlargement = scale * unshuffle
+        self.doublings = enlargement.bit_length() - 1
+        if enlargement != 2**self.doublings:
+            raise ValueError(
+                f"RRDBNet: scale {scale} with unshuffle {unshuffle}; their product must be a power of two"
+            )
+        self.scale, self.in_channels, self.out_channels = scale, in_channels, out_channels
+        self.input_multiple = unshuffle
+        self.conv_first = ConvAct2d(in_channels * unshuffle**2, num_feat, 3, padding=1)
+        self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
+        self.conv_body = ResidualConv2d(num_feat, num_feat, 3, padding=1)
+        for i in range(self.doublings):
+            up = UpsampleConv2d(
+                num_feat, num_feat, 3, padding=1, activation="leaky_relu", negative_slope=_SLOPE
+            )
+            self.add_module(f"conv_up{i + 1}", up)
+        self.conv_hr = ConvAct2d(
+            num_feat, num_feat, 3, padding=1, activation="leaky_relu", negative_slope=_SLOPE
+        )
+        self.conv_last = ConvAct2d(num_feat, out_channels, 3, padding=1)
+        _initialise(self.body)
+
+    def _ups(self) -> list[nn.Module]:
+        return [self.get_submodule(f"conv_up{i + 1}") for i in range(self.doublings)]
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if self.input_multiple > 1:
+            x = ops.pixel_unshuffle(_pad(x, self.input_multiple), self.input_multiple)
+        first = self.conv_first(x)
+        x = self.conv_body(self.body(first), first)
+        for up in self._ups():
+            x = up(x)
+        y = self.conv_last(self.conv_hr(x))
+        return y[:, :, : height * self.scale, : width * self.scale]
+
+    def stages(self) -> list[nn.Module]:
+        head = nn.PixelUnshuffle(self.input_multiple)
+        return [
+            head,
+            self.conv_first,
+            self.body,
+            self.conv_body,
+            *self._ups(),
+            self.conv_hr,
+            self.conv_last,
+        ]
+
+
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    """Right and bottom borders up to the multiple, reflected."""
+    bottom, right = -x.shape[2] % multiple, -x.shape[3] % multiple
+    if bottom == 0 and right == 0:
+        return x
+    reflects = bottom < x.shape[2] and right < x.shape[3]
+    return F.pad(x, (0, right, 0, bottom), mode="reflect" if reflects else "replicate")
+
+
+def _initialise(body: nn.Module) -> None:
+    # a tenth of Kaiming's deviation in the dense blocks, zero biases: ESRGAN's start
+    for conv in body.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data.mul_(0.1)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
