@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class ConvArgs:
-    """Validated, canonical arguments of the op. Shapes: input (N, Ci, H, W), weight (Co, Ci/groups, kh, kw)."""
+    """Validated arguments of the op. Shapes: input (N, Ci, H, W), weight (Co, Ci/groups, kh, kw)."""
 
     input: Tensor
     weight: Tensor
@@ -130,9 +130,7 @@ class Backend:
     def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
         raise NotImplementedError
 
-    def residual_add(
-        self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float
-    ) -> Tensor:
+    def residual_add(self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
         raise NotImplementedError
 
     def image_to_float(self, image: Tensor) -> Tensor:

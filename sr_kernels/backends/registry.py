@@ -120,8 +120,9 @@ def _warn_of_missing_extension(reasons: list[str]) -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            f"the native CPU kernels are not used ({'; '.join(reasons)}); PyTorch's own run instead. To build "
-            "them, install a C++ compiler and reinstall sr_kernels; SR_KERNELS_BACKEND=torch silences this.",
+            f"the native CPU kernels are not used ({'; '.join(reasons)}); PyTorch's own run instead. To "
+            "build them, install a C++ compiler and reinstall sr_kernels; SR_KERNELS_BACKEND=torch silences "
+            "this.",
             RuntimeWarning,
             stacklevel=4,
         )

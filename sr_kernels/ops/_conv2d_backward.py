@@ -1,0 +1,177 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The gradient of conv2d from aten pieces that are differentiable themselves, so that second order works."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+# The schema's arguments in order; a gradient is returned for each.
+ARGUMENTS = (
+    "input",
+    "weight",
+    "bias",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "upsample",
+    "activation",
+    "negative_slope",
+    "prelu_weight",
+    "residual1",
+    "residual1_weight",
+    "residual2",
+    "residual2_weight",
+    "scale",
+    "activation_after_add",
+    "pixel_shuffle",
+    "base",
+    "base_mode",
+    "backend",
+)
+
+
+def _derives_from_output(a: SimpleNamespace) -> bool:
+    """act' is known from act(z) itself, and the op's result is act(z), but for the shuffle."""
+    bare = a.residual1 is None and a.residual2 is None and a.scale == 1.0
+    invertible = a.activation in ("relu", "tanh", "sigmoid") or (
+        a.activation == "leaky_relu" and a.negative_slope > 0
+    )
+    return invertible and a.base is None and (a.activation_after_add or bare)
+
+
+def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a = SimpleNamespace(**dict(zip(ARGUMENTS, inputs, strict=True)))
+    from_output = _derives_from_output(a)
+    recompute = a.activation != "none" and not from_output
+    after_add = recompute and a.activation_after_add
+    ctx.save_for_backward(
+        a.input,
+        a.weight,
+        a.bias if recompute else None,
+        a.prelu_weight,
+        a.residual1 if after_add else None,
+        a.residual2 if after_add else None,
+        output if from_output else None,
+    )
+    ctx.has_bias = a.bias is not None
+    ctx.base_shape = None if a.base is None else a.base.shape
+    # No tensor may stay here: only save_for_backward knows how to keep one.
+    ctx.settings = {k: None if isinstance(v, Tensor) else v for k, v in vars(a).items()}
+
+
+def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    a = SimpleNamespace(**ctx.settings)
+    a.input, a.weight, a.bias, a.prelu_weight, a.residual1, a.residual2, a.output = ctx.saved_tensors
+    # The dispatcher drops trailing arguments that equal their defaults.
+    flags = tuple(ctx.needs_input_grad) + (False,) * len(ARGUMENTS)
+    needs = SimpleNamespace(**dict(zip(ARGUMENTS, flags, strict=False)))
+    grads = SimpleNamespace(**dict.fromkeys(ARGUMENTS))
+
+    if needs.base:
+        grads.base = _shrink(grad, ctx.base_shape, a.base_mode)
+    if a.pixel_shuffle > 1:
+        grad = F.pixel_unshuffle(grad, a.pixel_shuffle)
+    convolves = needs.input or needs.weight or needs.bias
+    if a.activation_after_add and (convolves or needs.residual1 or needs.residual2 or needs.prelu_weight):
+        grad, grads.prelu_weight = _activation_backward(grad, a, needs.prelu_weight)
+    if needs.residual1:
+        grads.residual1 = grad * a.residual1_weight
+    if needs.residual2:
+        grads.residual2 = grad * a.residual2_weight
+    if convolves or needs.prelu_weight:
+        if a.scale != 1.0:
+            grad = grad * a.scale
+        if not a.activation_after_add:
+            grad, grads.prelu_weight = _activation_backward(grad, a, needs.prelu_weight)
+    if convolves:
+        mask = [needs.input, needs.weight, needs.bias and ctx.has_bias]
+        grads.input, grads.weight, grads.bias = _convolution_backward(grad, a, mask)
+    return tuple(vars(grads)[name] for name in ARGUMENTS)
+
+
+def _shrink(grad: Tensor, shape: Any, mode: str) -> Tensor:
+    """The gradient of enlarging a tensor of that shape to grad's size."""
+    if mode == "nearest":
+        return aten.upsample_nearest2d_backward(grad, grad.shape[-2:], shape, None, None)
+    if mode == "bilinear":
+        return aten.upsample_bilinear2d_backward(grad, grad.shape[-2:], shape, False, None, None)
+    return grad.clone()
+
+
+def _window(a: SimpleNamespace) -> tuple[Tensor, list[int]]:
+    """The input enlarged, and padded where aten's symmetric padding will not do; what padding is left."""
+    x = F.interpolate(a.input, scale_factor=float(a.upsample), mode="nearest") if a.upsample > 1 else a.input
+    left, right, top, bottom = a.padding
+    if left == right >= 0 and top == bottom >= 0:
+        return x, [top, left]
+    return F.pad(x, (left, right, top, bottom)), [0, 0]
+
+
+def _pre_activation(a: SimpleNamespace) -> Tensor:
+    """What the activation was applied to, computed again."""
+    x, padding = _window(a)
+    z = F.conv2d(x, a.weight, a.bias, a.stride, padding, a.dilation, a.groups)
+    if a.activation_after_add:
+        z = z * a.scale if a.scale != 1.0 else z
+        if a.residual1 is not None:
+            z = torch.add(z, a.residual1, alpha=a.residual1_weight)
+        if a.residual2 is not None:
+            z = torch.add(z, a.residual2, alpha=a.residual2_weight)
+    return z
+
+
+def _activation_backward(grad: Tensor, a: SimpleNamespace, need_weight: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradients of what the activation was applied to, and of the PReLU slopes."""
+    if a.activation == "none":
+        return grad, None
+    from_output = a.output is not None
+    if from_output:
+        z = F.pixel_unshuffle(a.output, a.pixel_shuffle) if a.pixel_shuffle > 1 else a.output
+    else:
+        z = _pre_activation(a)
+    match a.activation:
+        case "relu":
+            return aten.threshold_backward(grad, z, 0), None
+        case "leaky_relu":
+            return aten.leaky_relu_backward(grad, z, a.negative_slope, from_output), None
+        case "tanh":
+            return aten.tanh_backward(grad, z if from_output else torch.tanh(z)), None
+        case "sigmoid":
+            return aten.sigmoid_backward(grad, z if from_output else torch.sigmoid(z)), None
+        case "silu":
+            s = torch.sigmoid(z)
+            return grad * s * (1 + z * (1 - s)), None
+        case "gelu":
+            return aten.gelu_backward(grad, z), None
+    slopes = a.prelu_weight.view(1, -1, 1, 1)
+    weight_grad = None
+    if need_weight:
+        weight_grad = torch.where(z > 0, 0.0, z * grad).sum((0, 2, 3))
+        weight_grad = weight_grad if a.prelu_weight.shape[0] > 1 else weight_grad.sum(0, keepdim=True)
+    return torch.where(z > 0, grad, grad * slopes), weight_grad
+
+
+def _convolution_backward(grad: Tensor, a: SimpleNamespace, mask: list[bool]) -> tuple[Tensor | None, ...]:
+    """(dX, dW, db) of the convolution proper, each only where the mask asks."""
+    x, padding = _window(a)
+    channels = [a.weight.shape[0]]
+    dx, dw, db = aten.convolution_backward(
+        grad, x, a.weight, channels, a.stride, padding, a.dilation, False, [0, 0], a.groups, mask
+    )
+    if mask[0]:
+        if padding == [0, 0]:
+            dx = F.pad(dx, [-side for side in a.padding]) if any(a.padding) else dx
+        if a.upsample > 1:
+            n, c, h, w = a.input.shape
+            size = [h * a.upsample, w * a.upsample]
+            dx = aten.upsample_nearest2d_backward(dx, size, [n, c, h, w], None, None)
+    return dx if mask[0] else None, dw if mask[1] else None, db if mask[2] else None

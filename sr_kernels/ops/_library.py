@@ -1,0 +1,117 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every op's registration with torch.library shares: the library, autocast and vmap rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library
+
+NAMESPACE = "sr_kernels"
+LIBRARY = Library(NAMESPACE, "DEF")
+
+_AUTOCAST_KEYS = (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"))
+
+
+def define(name: str, schema: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]) -> Any:
+    """Registers op `name` with its kernel for all devices and its fake; returns the overload to call."""
+    LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+def differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Registers setup(ctx, inputs, output) and backward(ctx, grad)."""
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup, lib=LIBRARY)
+
+
+def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """function of every tensor in an argument: a tensor, a list of tensors, or anything else."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return [_map(function, item) for item in value]
+    return value
+
+
+def autocast(name: str, op: Any, to: Callable[[str, Sequence[Any]], torch.dtype]) -> None:
+    """Under autocast the op's floating tensors, float64 excepted, take the dtype to(device type, args)."""
+    for device, key in _AUTOCAST_KEYS:
+        LIBRARY.impl(name, _autocast_kernel(op, device, key, to), key)
+
+
+def _autocast_kernel(
+    op: Any, device: str, key: str, to: Callable[[str, Sequence[Any]], torch.dtype]
+) -> Callable[..., Tensor]:
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def kernel(*args: Any) -> Tensor:
+        dtype = to(device, args)
+
+        def cast(x: Tensor) -> Tensor:
+            eligible = x.is_floating_point() and x.dtype != torch.float64 and x.device.type == device
+            return x.to(dtype) if eligible else x
+
+        cast_args = [_map(cast, arg) for arg in args]
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            result: Tensor = op(*cast_args)
+        return result
+
+    return kernel
+
+
+def lower_precision(device: str, args: Sequence[Any]) -> torch.dtype:
+    """The active autocast dtype: for convolutions, as torch's own."""
+    return torch.get_autocast_dtype(device)
+
+
+def widest(device: str, args: Sequence[Any]) -> torch.dtype:
+    """The widest dtype among the tensors: for additions, as torch's own promotion."""
+    dtypes = [arg.dtype for arg in args if isinstance(arg, Tensor)]
+    dtype = dtypes[0]
+    for other in dtypes[1:]:
+        dtype = torch.promote_types(dtype, other)
+    return dtype
+
+
+def vmap(name: str, op: Any, samples: Sequence[int]) -> None:
+    """vmap of an op whose arguments at the positions `samples` are (N, ...) tensors, the result too.
+
+    Those are folded into N, where nothing else is batched; otherwise the op runs once per element.
+    """
+
+    def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Tensor, int]:
+        folds = all(
+            i in samples or all(dim is None for dim in (dims if isinstance(dims, (list, tuple)) else [dims]))
+            for i, dims in enumerate(in_dims)
+        )
+        size = info.batch_size
+        if not folds or not samples:
+            results = [
+                op(*(_element(arg, dims, i) for arg, dims in zip(args, in_dims, strict=True)))
+                for i in range(size)
+            ]
+            return torch.stack(results), 0
+        folded = list(args)
+        for i in samples:
+            if i < len(args) and isinstance(args[i], Tensor):
+                folded[i] = _batch_first(args[i], in_dims[i], size).flatten(0, 1)
+        result = op(*folded)
+        return result.unflatten(0, (size, result.shape[0] // size)), 0
+
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
+
+
+def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _element(arg: Any, dims: Any, i: int) -> Any:
+    if isinstance(arg, (list, tuple)) and isinstance(dims, (list, tuple)):
+        return [_element(a, d, i) for a, d in zip(arg, dims, strict=True)]
+    return arg.select(dims, i) if isinstance(arg, Tensor) and dims is not None else arg
