@@ -83,8 +83,8 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 
 
 def dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> tuple[int, int, int, int]:
-    """The strides of a new tensor of this shape (N, C, H, W) and format."""
-    _, c, h, w = (max(size, 1) for size in shape)
+    """The strides of a new tensor of this shape (N, C, H, W) and format; only N may be 0."""
+    _, c, h, w = shape
     if memory_format == torch.channels_last:
         return c * h * w, 1, c * w, c
     return c * h * w, h * w, w, 1

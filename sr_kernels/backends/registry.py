@@ -128,12 +128,18 @@ def _warn_of_missing_extension(reasons: list[str]) -> None:
         )
 
 
+def chosen(requested: str = "") -> str:
+    """The name in force: of the call, else of use_backend, else of SR_KERNELS_BACKEND; "auto" if of none."""
+    name: str = requested or _chosen.get() or config.get("SR_KERNELS_BACKEND")
+    return name
+
+
 def select(op: str, device: str, args: object, requested: str = "") -> Backend:
     """The backend to run op with these arguments on a device type ("cpu", "cuda", ...).
 
     Raises BackendError with all reasons where the requested one cannot, ValueError for an unknown name.
     """
-    name = requested or _chosen.get() or config.get("SR_KERNELS_BACKEND")
+    name = chosen(requested)
     if name != "auto":
         return _explicit(name, op, device, args)
     refusals = []

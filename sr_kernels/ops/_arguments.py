@@ -12,11 +12,16 @@ from torch import Tensor
 Residual = Tensor | Sequence[tuple[Tensor, float]]
 
 
-def tensor(op: str, name: str, value: object, optional: bool = False) -> None:
-    if not isinstance(value, Tensor) and not (optional and value is None):
-        raise TypeError(
-            f"{op}: {name} must be a tensor{' or None' if optional else ''}, got {type(value).__name__}"
-        )
+def tensors(op: str, **named: object) -> None:
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+
+
+def optional_tensors(op: str, **named: object) -> None:
+    for name, value in named.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor or None, got {type(value).__name__}")
 
 
 def pair(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:

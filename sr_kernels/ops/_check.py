@@ -59,7 +59,7 @@ def dtype_of(x: Tensor) -> str:
 
 
 def _has_shape(op: str, x: Tensor, name: str, shape: Sequence[int], meaning: str) -> None:
-    if x.dim() != len(shape) or any(a != b for a, b in zip(x.shape, shape, strict=True)):
+    if tuple(x.shape) != tuple(shape):
         wanted = ", ".join(str(size) for size in shape)
         raise ValueError(f"{op}: {name} must be ({wanted}), {meaning}, got {shape_of(x)}")
 

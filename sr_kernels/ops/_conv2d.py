@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from sr_kernels.backends.base import ConvArgs, dense_strides, memory_format_of
-from sr_kernels.backends.registry import select
 from sr_kernels.ops import _arguments, _check, _conv2d_backward, _library
 
 _SCHEMA = (
@@ -44,7 +42,7 @@ def _pack(
     base: Tensor | None = None,
     base_mode: str = "none",
     backend: str = "",
-) -> tuple[ConvArgs, str]:
+) -> _library.Packed:
     """The schema's arguments, validated."""
     residuals = _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight)
     args = ConvArgs(
@@ -70,19 +68,13 @@ def _pack(
     return args, backend
 
 
-def _kernel(*flat: Any) -> Tensor:
-    args, backend = _pack(*flat)
-    return select("conv2d", args.input.device.type, args, backend).conv2d(args)
-
-
-def _fake(*flat: Any) -> Tensor:
-    args, _ = _pack(*flat)
+def _empty(args: ConvArgs) -> Tensor:
     shape = args.output_shape()
     return args.input.new_empty_strided(shape, dense_strides(shape, memory_format_of(args.input)))
 
 
-OP = _library.define("conv2d", _SCHEMA, _kernel, _fake)
-_library.differentiable("conv2d", _conv2d_backward.setup, _conv2d_backward.backward)
+OP, _plain = _library.define("conv2d", _SCHEMA, _pack, _empty)
+_library.differentiable("conv2d", OP, _plain, _conv2d_backward.setup, _conv2d_backward.backward)
 _library.autocast("conv2d", OP, _library.lower_precision)
 _library.vmap("conv2d", OP, samples=(0, 11, 13, 18))
 
@@ -139,10 +131,8 @@ def conv2d(
         ValueError: shapes, devices or numbers that do not fit; the message names them.
         BackendError: the backend asked for cannot run these arguments; the message has its reasons.
     """
-    _arguments.tensor("conv2d", "input", input)
-    _arguments.tensor("conv2d", "weight", weight)
-    for name, value in (("bias", bias), ("prelu_weight", prelu_weight), ("base", base)):
-        _arguments.tensor("conv2d", name, value, optional=True)
+    _arguments.tensors("conv2d", input=input, weight=weight)
+    _arguments.optional_tensors("conv2d", bias=bias, prelu_weight=prelu_weight, base=base)
     strides = _arguments.pair("conv2d", "stride", stride)
     dilations = _arguments.pair("conv2d", "dilation", dilation)
     result: Tensor = OP(

@@ -71,9 +71,7 @@ def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     a = SimpleNamespace(**ctx.settings)
     a.input, a.weight, a.bias, a.prelu_weight, a.residual1, a.residual2, a.output = ctx.saved_tensors
-    # The dispatcher drops trailing arguments that equal their defaults.
-    flags = tuple(ctx.needs_input_grad) + (False,) * len(ARGUMENTS)
-    needs = SimpleNamespace(**dict(zip(ARGUMENTS, flags, strict=False)))
+    needs = SimpleNamespace(**dict(zip(ARGUMENTS, ctx.needs_input_grad[1:], strict=True)))
     grads = SimpleNamespace(**dict.fromkeys(ARGUMENTS))
 
     if needs.base:

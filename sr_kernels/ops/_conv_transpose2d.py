@@ -110,10 +110,8 @@ def conv_transpose2d(
     asked for cannot run it.
     """
     op = "conv_transpose2d"
-    _arguments.tensor(op, "input", input)
-    _arguments.tensor(op, "weight", weight)
-    _arguments.tensor(op, "bias", bias, optional=True)
-    _arguments.tensor(op, "prelu_weight", prelu_weight, optional=True)
+    _arguments.tensors(op, input=input, weight=weight)
+    _arguments.optional_tensors(op, bias=bias, prelu_weight=prelu_weight)
     strides = _arguments.pair(op, "stride", stride)
     paddings = _arguments.pair(op, "padding", padding)
     extra = _arguments.pair(op, "output_padding", output_padding)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels.backends.base import DenseBlockArgs, dense_strides, memory_format_of
-from sr_kernels.backends.registry import select
 from sr_kernels.ops import _arguments, _check, _library
 
 aten = torch.ops.aten
@@ -36,7 +35,7 @@ def _pack(
     residual2: Tensor | None = None,
     residual2_weight: float = 1.0,
     backend: str = "",
-) -> tuple[DenseBlockArgs, str]:
+) -> _library.Packed:
     """The schema's arguments, validated."""
     residuals = _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight)
     args = DenseBlockArgs(input, weights, biases, negative_slope, scale, input_scale, residuals)
@@ -44,13 +43,7 @@ def _pack(
     return args, backend
 
 
-def _kernel(*flat: Any) -> Tensor:
-    args, backend = _pack(*flat)
-    return select("dense_block", args.input.device.type, args, backend).dense_block(args)
-
-
-def _fake(*flat: Any) -> Tensor:
-    args, _ = _pack(*flat)
+def _empty(args: DenseBlockArgs) -> Tensor:
     shape = args.input.shape
     return args.input.new_empty_strided(shape, dense_strides(shape, memory_format_of(args.input)))
 
@@ -58,6 +51,7 @@ def _fake(*flat: Any) -> Tensor:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, weights, biases, ctx.negative_slope, ctx.scale, ctx.input_scale, *rest = inputs
     ctx.residual_weights = rest[1], rest[3]
+    ctx.has_residual = rest[0] is not None, rest[2] is not None
     ctx.has_bias = [bias is not None for bias in biases]
     ctx.save_for_backward(input, *weights, *(bias for bias in biases[:-1] if bias is not None))
 
@@ -102,7 +96,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         for j, part in enumerate(dx.split(sizes[: i + 1], 1)):
             feature_grads[j] = feature_grads[j] + part
     first, second = ctx.residual_weights
-    needs = tuple(ctx.needs_input_grad) + (False,) * 11
     return (
         feature_grads[0],
         weight_grads,
@@ -110,16 +103,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         None,
         None,
         None,
-        grad * first if needs[6] else None,
+        grad * first if ctx.has_residual[0] else None,
         None,
-        grad * second if needs[8] else None,
+        grad * second if ctx.has_residual[1] else None,
         None,
         None,
     )
 
 
-OP = _library.define("dense_block", _SCHEMA, _kernel, _fake)
-_library.differentiable("dense_block", _setup, _backward)
+OP, _plain = _library.define("dense_block", _SCHEMA, _pack, _empty)
+_library.differentiable("dense_block", OP, _plain, _setup, _backward)
 _library.autocast("dense_block", OP, _library.lower_precision)
 _library.vmap("dense_block", OP, samples=(0, 6, 8))
 
@@ -147,12 +140,12 @@ def dense_block(
     Raises TypeError or ValueError naming the argument that does not fit, BackendError where the backend
     asked for cannot run it.
     """
-    _arguments.tensor("dense_block", "input", input)
+    _arguments.tensors("dense_block", input=input)
     for name, values in (("weights", weights), ("biases", biases)):
         if not isinstance(values, (list, tuple)):
             raise TypeError(f"dense_block: {name} must be a list of tensors, got {type(values).__name__}")
-        for i, value in enumerate(values):
-            _arguments.tensor("dense_block", f"{name}[{i}]", value, optional=name == "biases")
+        check = _arguments.tensors if name == "weights" else _arguments.optional_tensors
+        check("dense_block", **{f"{name}[{i}]": value for i, value in enumerate(values)})
     result: Tensor = OP(
         input,
         list(weights),

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import Library
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from sr_kernels.backends.base import Backend, BackendError, ConvArgs, DenseBlockArgs
+from sr_kernels.backends.registry import chosen, find, select
 
 NAMESPACE = "sr_kernels"
 LIBRARY = Library(NAMESPACE, "DEF")
@@ -17,17 +21,98 @@ LIBRARY = Library(NAMESPACE, "DEF")
 _AUTOCAST_KEYS = (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"))
 
 
-def define(name: str, schema: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]) -> Any:
-    """Registers op `name` with its kernel for all devices and its fake; returns the overload to call."""
+# What a backend's method takes, see Backend.reasons; and the name of the backend asked for.
+Packed = tuple[ConvArgs | DenseBlockArgs | tuple[Any, ...], str]
+
+
+def _device(args: Any) -> str:
+    first: Tensor = args[0] if isinstance(args, tuple) else args.input
+    return first.device.type
+
+
+def _run(backend: Backend, op: str, args: Any) -> Tensor:
+    method = getattr(backend, op)
+    result: Tensor = method(*args) if isinstance(args, tuple) else method(args)
+    return result
+
+
+def define(
+    name: str, schema: str, pack: Callable[..., Packed], empty: Callable[[Any], Tensor]
+) -> tuple[Any, Callable[..., Tensor]]:
+    """Registers an op for all devices; returns the overload to call, and the op in PyTorch's own pieces.
+
+    pack validates the schema's arguments and gives what the backend's method takes; empty makes the result
+    of that, uninitialised.
+    """
+
+    def kernel(*flat: Any) -> Tensor:
+        args, requested = pack(*flat)
+        return _run(select(name, _device(args), args, requested), name, args)
+
+    def fake(*flat: Any) -> Tensor:
+        return empty(pack(*flat)[0])
+
+    def plain(*flat: Any) -> Tensor:
+        args, requested = pack(*flat)
+        if chosen(requested) not in ("auto", "torch"):
+            raise BackendError(
+                f"{name}: backend {chosen(requested)!r} was asked for and does not run under torch.func's "
+                "grad, vjp and jvp. Ask for 'auto' or 'torch'."
+            )
+        return _run(find("torch"), name, args)
+
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
-    return getattr(getattr(torch.ops, NAMESPACE), name).default
+    return getattr(getattr(torch.ops, NAMESPACE), name).default, plain
 
 
-def differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Registers setup(ctx, inputs, output) and backward(ctx, grad)."""
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup, lib=LIBRARY)
+def differentiable(
+    name: str,
+    op: Any,
+    plain: Callable[..., Tensor],
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+) -> None:
+    """Registers setup(ctx, inputs, output) and backward(ctx, grad), which returns one gradient per argument.
+
+    Unlike torch.library.register_autograd this serves torch.func's transforms too, by the plain op, and
+    costs half as much per call. Lists of tensors are passed as leaves, so that autograd sees them.
+    """
+    schema = op._schema.arguments
+    defaults = tuple(a.default_value if a.has_default_value() else None for a in schema)
+    has_lists = any(isinstance(a.type, torch.ListType) and "Tensor" in str(a.type) for a in schema)
+
+    def below(*args: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            result: Tensor = op(*args)
+        return result
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, structure: TreeSpec | None, *leaves: Any) -> Tensor:
+            inputs = leaves if structure is None else tree_unflatten(leaves, structure)
+            output = below(*inputs)
+            setup(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+            grads = backward(ctx, grad)
+            return None, *(tree_leaves(grads) if has_lists else grads)
+
+    def kernel(*args: Any) -> Tensor:
+        if torch._C._are_functorch_transforms_active():
+            return plain(*args)
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return below(*args)
+        # the dispatcher drops trailing arguments that equal their defaults
+        args += defaults[len(args) :]
+        leaves, structure = tree_flatten(args) if has_lists else (args, None)
+        result: Tensor = Function.apply(structure, *leaves)
+        return result
+
+    LIBRARY.impl(name, kernel, "Autograd")
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from sr_kernels.backends.base import dense_strides
-from sr_kernels.backends.registry import select
 from sr_kernels.ops import _arguments, _check, _library
 
 
-def _check_image(image: Tensor) -> None:
+def _pack_to_float(image: Tensor, backend: str = "") -> _library.Packed:
     if image.dtype not in _check.PICTURES:
         raise TypeError(f"image_to_float: image must be uint8 or uint16, got {_check.dtype_of(image)}")
     if image.dim() != 3 or image.shape[0] == 0 or image.shape[1] == 0 or image.shape[2] == 0:
@@ -20,22 +19,16 @@ def _check_image(image: Tensor) -> None:
             f"image_to_float: image must be (H, W, C) and not empty, got {_check.shape_of(image)}; "
             "a grayscale picture takes image[:, :, None]"
         )
+    return (image,), backend
 
 
-def _to_float_kernel(image: Tensor, backend: str = "") -> Tensor:
-    _check_image(image)
-    return select("image_to_float", image.device.type, (image,), backend).image_to_float(image)
+def _empty_float(args: tuple[Tensor]) -> Tensor:
+    h, w, c = args[0].shape
+    strides = dense_strides((1, c, h, w), torch.channels_last)
+    return args[0].new_empty_strided((1, c, h, w), strides, dtype=torch.float32)
 
 
-def _to_float_fake(image: Tensor, backend: str = "") -> Tensor:
-    _check_image(image)
-    h, w, c = image.shape
-    shape = (1, c, h, w)
-    strides = dense_strides(shape, torch.channels_last)
-    return torch.empty_strided(shape, strides, dtype=torch.float32, device=image.device)
-
-
-def _check_output(input: Tensor, dtype: torch.dtype) -> None:
+def _pack_to_image(input: Tensor, dtype: torch.dtype = torch.uint8, backend: str = "") -> _library.Packed:
     _check.pictures("float_to_image", input)
     if input.shape[0] != 1:
         raise ValueError(
@@ -44,28 +37,23 @@ def _check_output(input: Tensor, dtype: torch.dtype) -> None:
         )
     if dtype not in _check.PICTURES:
         raise TypeError(f"float_to_image: dtype must be torch.uint8 or torch.uint16, got {dtype}")
+    return (input, dtype), backend
 
 
-def _to_image_kernel(input: Tensor, dtype: torch.dtype = torch.uint8, backend: str = "") -> Tensor:
-    _check_output(input, dtype)
-    args = (input, dtype)
-    return select("float_to_image", input.device.type, args, backend).float_to_image(*args)
-
-
-def _to_image_fake(input: Tensor, dtype: torch.dtype = torch.uint8, backend: str = "") -> Tensor:
-    _check_output(input, dtype)
+def _empty_image(args: tuple[Tensor, torch.dtype]) -> Tensor:
+    input, dtype = args
     _, c, h, w = input.shape
-    return torch.empty((h, w, c), dtype=dtype, device=input.device)
+    return input.new_empty((h, w, c), dtype=dtype)
 
 
-TO_FLOAT = _library.define(
-    "image_to_float", "(Tensor image, str backend='') -> Tensor", _to_float_kernel, _to_float_fake
+TO_FLOAT, _ = _library.define(
+    "image_to_float", "(Tensor image, str backend='') -> Tensor", _pack_to_float, _empty_float
 )
-TO_IMAGE = _library.define(
+TO_IMAGE, _ = _library.define(
     "float_to_image",
     "(Tensor input, ScalarType dtype=uint8, str backend='') -> Tensor",
-    _to_image_kernel,
-    _to_image_fake,
+    _pack_to_image,
+    _empty_image,
 )
 _library.vmap("image_to_float", TO_FLOAT, samples=())
 _library.vmap("float_to_image", TO_IMAGE, samples=())
@@ -77,7 +65,7 @@ def image_to_float(image: Tensor, *, backend: str | None = None) -> Tensor:
     Raises TypeError or ValueError naming what does not fit, BackendError where the backend asked for
     cannot run it.
     """
-    _arguments.tensor("image_to_float", "image", image)
+    _arguments.tensors("image_to_float", image=image)
     result: Tensor = TO_FLOAT(image, backend or "")
     return result
 
@@ -88,6 +76,6 @@ def float_to_image(input: Tensor, dtype: torch.dtype = torch.uint8, *, backend: 
     Values are clamped to [0, 1] and rounded half to even; NaN gives 0. Not differentiable. Raises TypeError
     or ValueError naming what does not fit, BackendError where the backend asked for cannot run it.
     """
-    _arguments.tensor("float_to_image", "input", input)
+    _arguments.tensors("float_to_image", input=input)
     result: Tensor = TO_IMAGE(input, dtype, backend or "")
     return result

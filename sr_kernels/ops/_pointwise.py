@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from sr_kernels.backends.base import dense_strides, memory_format_of
-from sr_kernels.backends.registry import select
 from sr_kernels.ops import _arguments, _check, _library
 
 
@@ -17,85 +16,59 @@ def _like(input: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return input.new_empty_strided(shape, dense_strides(shape, memory_format_of(input)))
 
 
-def _check_shuffle(input: Tensor, factor: int) -> None:
+def _pack_shuffle(input: Tensor, upscale_factor: int, backend: str = "") -> _library.Packed:
     _check.pictures("pixel_shuffle", input)
-    if factor < 1 or input.shape[1] % (factor * factor):
+    if upscale_factor < 1 or input.shape[1] % (upscale_factor * upscale_factor):
         raise ValueError(
             f"pixel_shuffle: upscale_factor must be at least 1 and its square divide the {input.shape[1]} "
-            f"channels of input {_check.shape_of(input)}, got {factor}"
+            f"channels of input {_check.shape_of(input)}, got {upscale_factor}"
         )
+    return (input, upscale_factor), backend
 
 
-def _shuffle_kernel(input: Tensor, upscale_factor: int, backend: str = "") -> Tensor:
-    _check_shuffle(input, upscale_factor)
-    args = (input, upscale_factor)
-    return select("pixel_shuffle", input.device.type, args, backend).pixel_shuffle(*args)
-
-
-def _shuffle_fake(input: Tensor, upscale_factor: int, backend: str = "") -> Tensor:
-    _check_shuffle(input, upscale_factor)
+def _empty_shuffle(args: tuple[Tensor, int]) -> Tensor:
+    input, r = args
     n, c, h, w = input.shape
-    r = upscale_factor
     return _like(input, (n, c // (r * r), h * r, w * r))
 
 
-def _check_unshuffle(input: Tensor, factor: int) -> None:
+def _pack_unshuffle(input: Tensor, downscale_factor: int, backend: str = "") -> _library.Packed:
     _check.pictures("pixel_unshuffle", input)
-    if factor < 1 or input.shape[2] % factor or input.shape[3] % factor:
+    if downscale_factor < 1 or input.shape[2] % downscale_factor or input.shape[3] % downscale_factor:
         raise ValueError(
             f"pixel_unshuffle: downscale_factor must be at least 1 and divide height and width of input "
-            f"{_check.shape_of(input)}, got {factor}; pad the input to a multiple"
+            f"{_check.shape_of(input)}, got {downscale_factor}; pad the input to a multiple"
         )
+    return (input, downscale_factor), backend
 
 
-def _unshuffle_kernel(input: Tensor, downscale_factor: int, backend: str = "") -> Tensor:
-    _check_unshuffle(input, downscale_factor)
-    args = (input, downscale_factor)
-    return select("pixel_unshuffle", input.device.type, args, backend).pixel_unshuffle(*args)
-
-
-def _unshuffle_fake(input: Tensor, downscale_factor: int, backend: str = "") -> Tensor:
-    _check_unshuffle(input, downscale_factor)
+def _empty_unshuffle(args: tuple[Tensor, int]) -> Tensor:
+    input, r = args
     n, c, h, w = input.shape
-    r = downscale_factor
     return _like(input, (n, c * r * r, h // r, w // r))
 
 
-def _check_add(input: Tensor, residuals: tuple[tuple[Tensor, float], ...]) -> None:
+def _pack_add(
+    input: Tensor,
+    residual1: Tensor,
+    residual1_weight: float = 1.0,
+    residual2: Tensor | None = None,
+    residual2_weight: float = 1.0,
+    scale: float = 1.0,
+    backend: str = "",
+) -> _library.Packed:
+    residuals = _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight)
     _check.pictures("residual_add", input)
     _check.residuals("residual_add", residuals, input, input.shape)
+    return (input, residuals, scale), backend
 
 
-def _add_kernel(
-    input: Tensor,
-    residual1: Tensor,
-    residual1_weight: float = 1.0,
-    residual2: Tensor | None = None,
-    residual2_weight: float = 1.0,
-    scale: float = 1.0,
-    backend: str = "",
-) -> Tensor:
-    residuals = _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight)
-    _check_add(input, residuals)
-    args = (input, residuals, scale)
-    return select("residual_add", input.device.type, args, backend).residual_add(*args)
+def _empty_add(args: tuple[Tensor, Any, float]) -> Tensor:
+    n, c, h, w = args[0].shape
+    return _like(args[0], (n, c, h, w))
 
 
-def _add_fake(
-    input: Tensor,
-    residual1: Tensor,
-    residual1_weight: float = 1.0,
-    residual2: Tensor | None = None,
-    residual2_weight: float = 1.0,
-    scale: float = 1.0,
-    backend: str = "",
-) -> Tensor:
-    _check_add(input, _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight))
-    n, c, h, w = input.shape
-    return _like(input, (n, c, h, w))
-
-
-def _shuffle_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_shuffle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, ctx.factor, ctx.backend = inputs
 
 
@@ -107,39 +80,39 @@ def _unshuffle_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return SHUFFLE(grad, ctx.factor, ctx.backend), None, None
 
 
-def _add_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_add(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, _, first, _, second, scale, _ = inputs
-    # one factor per tensor of the schema, at its position
+    # one factor per argument of the schema, at its tensor's position
     ctx.factors = scale, first, None, second, None, None, None
 
 
 def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    needs = tuple(ctx.needs_input_grad) + (False,) * 7
-    return tuple(grad * factor if need else None for factor, need in zip(ctx.factors, needs, strict=False))
+    pairs = zip(ctx.factors, ctx.needs_input_grad[1:], strict=True)
+    return tuple(grad * factor if need else None for factor, need in pairs)
 
 
-SHUFFLE = _library.define(
+SHUFFLE, _plain_shuffle = _library.define(
     "pixel_shuffle",
     "(Tensor input, int upscale_factor, str backend='') -> Tensor",
-    _shuffle_kernel,
-    _shuffle_fake,
+    _pack_shuffle,
+    _empty_shuffle,
 )
-UNSHUFFLE = _library.define(
+UNSHUFFLE, _plain_unshuffle = _library.define(
     "pixel_unshuffle",
     "(Tensor input, int downscale_factor, str backend='') -> Tensor",
-    _unshuffle_kernel,
-    _unshuffle_fake,
+    _pack_unshuffle,
+    _empty_unshuffle,
 )
-ADD = _library.define(
+ADD, _plain_add = _library.define(
     "residual_add",
     "(Tensor input, Tensor residual1, float residual1_weight=1.0, Tensor? residual2=None, "
     "float residual2_weight=1.0, float scale=1.0, str backend='') -> Tensor",
-    _add_kernel,
-    _add_fake,
+    _pack_add,
+    _empty_add,
 )
-_library.differentiable("pixel_shuffle", _shuffle_setup, _shuffle_backward)
-_library.differentiable("pixel_unshuffle", _shuffle_setup, _unshuffle_backward)
-_library.differentiable("residual_add", _add_setup, _add_backward)
+_library.differentiable("pixel_shuffle", SHUFFLE, _plain_shuffle, _setup_shuffle, _shuffle_backward)
+_library.differentiable("pixel_unshuffle", UNSHUFFLE, _plain_unshuffle, _setup_shuffle, _unshuffle_backward)
+_library.differentiable("residual_add", ADD, _plain_add, _setup_add, _add_backward)
 _library.autocast("residual_add", ADD, _library.widest)
 _library.vmap("pixel_shuffle", SHUFFLE, samples=(0,))
 _library.vmap("pixel_unshuffle", UNSHUFFLE, samples=(0,))
@@ -152,7 +125,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int, *, backend: str | None = N
     dtype and memory format are kept. Raises TypeError or ValueError naming the argument that does not fit,
     BackendError where the backend asked for cannot run it.
     """
-    _arguments.tensor("pixel_shuffle", "input", input)
+    _arguments.tensors("pixel_shuffle", input=input)
     result: Tensor = SHUFFLE(input, upscale_factor, backend or "")
     return result
 
@@ -163,7 +136,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int, *, backend: str | None
     dtype and memory format are kept. Raises TypeError or ValueError naming the argument that does not fit,
     BackendError where the backend asked for cannot run it.
     """
-    _arguments.tensor("pixel_unshuffle", "input", input)
+    _arguments.tensors("pixel_unshuffle", input=input)
     result: Tensor = UNSHUFFLE(input, downscale_factor, backend or "")
     return result
 
@@ -177,7 +150,7 @@ def residual_add(
     (tensor, weight). dtype and memory format of input are kept. Raises TypeError or ValueError naming the
     argument that does not fit, BackendError where the backend asked for cannot run it.
     """
-    _arguments.tensor("residual_add", "input", input)
+    _arguments.tensors("residual_add", input=input)
     first, first_weight, second, second_weight = _arguments.residuals("residual_add", residual)
     if first is None:
         raise ValueError(
