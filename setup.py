@@ -177,6 +177,7 @@ class BuildNative(build_ext):
             objects = list(pool.map(compile_unit, units))
         nvcc = shutil.which("nvcc")
         say(f"nvcc: {nvcc or 'not found'}; CUDA sources: none in this release")
+        self.compiler.force = True  # an older object may be the right one again: times say nothing here
         self.compiler.link_shared_object(
             objects, self.get_ext_fullpath(ext.name), libraries=["dl"], target_lang="c++"
         )
