@@ -41,7 +41,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--convs", type=_positive, default=8, help="convolutions of the body (default: %(default)s)")
     add("--learning-rate", type=float, default=1e-3, help="the highest (default: %(default)s)")
     add("--loss", choices=("l1", "charbonnier"), default="l1", help="default: %(default)s")
-    add("--autocast", action="store_true", help="bfloat16 arithmetic in training")
     add("--seed", type=int, default=0, help="of weights and patches (default: %(default)s)")
     add("--init", type=Path, metavar="WEIGHTS", help="begin from these where names and shapes agree")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, where there is one")
@@ -94,7 +93,7 @@ def _train(args: argparse.Namespace) -> int:
         print(f"{len(taken)} of {len(model.state_dict())} tensors taken from {args.init}")
     photographs = training_photographs(args.data)
     print(f"{len(photographs)} pictures: {', '.join(p.name for p in photographs)}")
-    config = TrainingConfig(args.steps, args.learning_rate, loss=args.loss, autocast=args.autocast)
+    config = TrainingConfig(args.steps, args.learning_rate, loss=args.loss)
     trainer = Trainer(model, PatchSampler(photographs, args.scale, args.patch, args.batch, args.seed), config)
     checkpoint = args.out / CHECKPOINT
     if args.resume and checkpoint.exists():

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Antialiased bicubic resizing: how the field makes its low-resolution pictures, and the enlargement to beat."""
+"""Antialiased bicubic resizing: how low-resolution pictures are made, and the enlargement to beat."""
 
 from __future__ import annotations
 

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from sr_kernels.image.io import SUFFIXES, read
+from sr_kernels.image.picture import PictureError
 from sr_kernels.image.resize import bicubic, degrade
 
 # Never trained on: the evaluation's pictures.
@@ -38,12 +40,11 @@ TRAINING = {
 }
 # Every picture is also offered smaller: more detail to a pixel, less noise, other sizes of things.
 PRE_SCALES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture: its file's name, uint8 pixels (H, W, 3) or (H, W), and how often it is drawn."""
+    """A picture: its file's name, uint8 pixels (H, W, 3) or (H, W, 1), and how often it is drawn."""
 
     name: str
     pixels: np.ndarray
@@ -64,9 +65,9 @@ def skimage_folder() -> Path:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """uint8 pixels of the picture at path: (H, W) where it is gray, else (H, W, 3)."""
-    with Image.open(path) as picture:
-        return np.array(picture if picture.mode == "L" else picture.convert("RGB"))
+    """The uint8 pixels (H, W, 1 or 3) of the picture at path, upright, without alpha; 16 bits become 8."""
+    pixels = read(path).pixels
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257.0).astype(np.uint8)
 
 
 def held_out_photographs() -> list[Photograph]:
@@ -78,21 +79,19 @@ def held_out_photographs() -> list[Photograph]:
 def training_photographs(folder: Path | None = None) -> list[Photograph]:
     """What there is to train on: scikit-image's photographs, or the pictures right inside folder.
 
-    A picture whose pixels are those of a held-out one is left out, whatever its name. Raises
-    FileNotFoundError for a folder that is missing or holds no picture.
+    A picture whose pixels are those of a held-out one is left out, whatever its name; a file of the folder
+    that cannot be read is left out with a warning. Raises FileNotFoundError for a folder that is missing
+    or has no picture to train on.
     """
     if folder is None:
         source = skimage_folder()
         photographs = [Photograph(name, read_pixels(source / name), w) for name, w in TRAINING.items()]
     else:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"data folder {folder} does not exist")
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-        photographs = [Photograph(p.name, read_pixels(p)) for p in files]
+        photographs = _pictures_of(folder)
     held_out = _held_out_hashes()
     photographs = [p for p in photographs if content_hash(p.pixels) not in held_out]
     if not photographs:
-        raise FileNotFoundError(f"data folder {folder} holds no picture to train on ({', '.join(SUFFIXES)})")
+        raise FileNotFoundError(f"data folder {folder} has no picture to train on ({' '.join(SUFFIXES)})")
     return photographs
 
 
@@ -149,14 +148,24 @@ class PatchSampler:
         return _to_float(low, gain, offset), _to_float(high, gain, offset)
 
 
+def _pictures_of(folder: Path) -> list[Photograph]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data folder {folder} does not exist or is no folder")
+    photographs = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        try:
+            photographs.append(Photograph(path.name, read_pixels(path)))
+        except (OSError, PictureError) as error:
+            warnings.warn(f"left out of training: {error}", stacklevel=3)
+    return photographs
+
+
 def _pairs_of(pixels: np.ndarray, scale: int, patch: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """(low, high), each (H, W, C), of the picture at every pre-scale that holds a patch."""
     for factor in PRE_SCALES:
         height, width = (round(n * factor) for n in pixels.shape[:2])
-        if min(height, width) < patch * scale:
-            continue
-        low, high = degrade(pixels if factor == 1.0 else bicubic(pixels, (height, width)), scale)
-        yield (low[..., None], high[..., None]) if low.ndim == 2 else (low, high)
+        if min(height, width) >= patch * scale:
+            yield degrade(pixels if factor == 1.0 else bicubic(pixels, (height, width)), scale)
 
 
 def _turn(patch: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:

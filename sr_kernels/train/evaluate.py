@@ -79,11 +79,11 @@ def table(scores: Sequence[Score], scale: int) -> str:
         f"| x{scale} | bicubic PSNR-Y | ours PSNR-Y | gain dB | bicubic SSIM-Y | ours SSIM-Y |",
         "|---|---|---|---|---|---|",
     ]
-    for s in [*scores, mean(scores)]:
-        lines.append(
-            f"| {s.name} | {s.bicubic_psnr:.2f} | {s.model_psnr:.2f} | {s.gain:+.2f} "
-            f"| {s.bicubic_ssim:.4f} | {s.model_ssim:.4f} |"
-        )
+    lines += [
+        f"| {s.name} | {s.bicubic_psnr:.2f} | {s.model_psnr:.2f} | {s.gain:+.2f} "
+        f"| {s.bicubic_ssim:.4f} | {s.model_ssim:.4f} |"
+        for s in [*scores, mean(scores)]
+    ]
     return "\n".join(lines)
 
 

@@ -45,7 +45,6 @@ class TrainingConfig:
     ema_decay: float = 0.999
     gradient_norm: float = 1.0
     loss: str = "l1"
-    autocast: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -64,7 +63,7 @@ class Trainer:
     """
 
     def __init__(self, model: nn.Module, sampler: Sampler, config: TrainingConfig):
-        self.model = model.to(memory_format=torch.channels_last).train()
+        self.model = model.train()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.sampler, self.config = sampler, config
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
@@ -84,9 +83,7 @@ class Trainer:
         """One batch; its loss, which is not finite where the step was skipped."""
         started = time.perf_counter()
         low, high = self.sampler.draw(self.step)
-        with torch.autocast(low.device.type, torch.bfloat16, enabled=self.config.autocast):
-            prediction = self.model(low)
-        loss = LOSSES[self.config.loss](prediction.float(), high)
+        loss = LOSSES[self.config.loss](self.model(low), high)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_norm)
