@@ -85,17 +85,36 @@ def write(picture: Picture, path: str | os.PathLike[str], overwrite: bool = Fals
     path, where it cannot be written (no space, no permission). The temporary file beside it is removed.
     """
     path = Path(path)
+    check_writable(picture, path, overwrite)
     kind = format_of(path)
-    _check_fits(picture, path, kind)
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            errno.EEXIST, "the file exists; pass overwrite (--overwrite) to replace it", str(path)
-        )
+    if picture.icc_profile and kind not in _HOLDS_PROFILE:
+        warnings.warn(f"{path}: {kind} cannot hold the colour profile, which is left out", stacklevel=2)
     try:
         data = _encode(picture, kind)
     except (OSError, ValueError) as error:
         raise PictureError(f"{path}: cannot be encoded as {kind} ({error})") from error
     commit(data, path, overwrite)
+
+
+def check_writable(picture: Picture, path: Path, overwrite: bool = False, scale: int = 1) -> None:
+    """Raise now what `write` would raise of a picture `scale` times as large: see there."""
+    kind = format_of(path)
+    if picture.alpha is not None and kind not in _HOLDS_ALPHA:
+        raise PictureError(f"{path}: {kind} cannot hold alpha: choose {', '.join(_HOLDS_ALPHA)}")
+    if picture.bits == 16 and kind not in _HOLDS_DEPTH:
+        raise PictureError(f"{path}: {kind} cannot hold 16 bits: choose {', '.join(_HOLDS_DEPTH)}")
+    width, height = picture.width * scale, picture.height * scale
+    longest = _LONGEST.get(kind)
+    if longest and max(width, height) > longest:
+        raise PictureError(
+            f"{path}: {kind} holds at most {longest} pixels a side, found {width}x{height}: choose PNG or TIFF"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it exists and is no file", str(path))
+    if path.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "it exists; overwrite (--overwrite) replaces it", str(path))
 
 
 def format_of(path: Path) -> str:
@@ -208,21 +227,6 @@ def _unidentified(file: IO[bytes]) -> str:
     if not file.read(1):
         return "the file is empty"
     return f"not a readable picture; the formats are {', '.join(FORMATS)}"
-
-
-def _check_fits(picture: Picture, path: Path, kind: str) -> None:
-    if picture.alpha is not None and kind not in _HOLDS_ALPHA:
-        raise PictureError(f"{path}: {kind} cannot hold alpha: choose {', '.join(_HOLDS_ALPHA)}")
-    if picture.bits == 16 and kind not in _HOLDS_DEPTH:
-        raise PictureError(f"{path}: {kind} cannot hold 16 bits: choose {', '.join(_HOLDS_DEPTH)}")
-    longest = _LONGEST.get(kind)
-    if longest and max(picture.width, picture.height) > longest:
-        raise PictureError(
-            f"{path}: {kind} holds at most {longest} pixels a side, found {picture.width}x{picture.height}: "
-            "choose PNG or TIFF"
-        )
-    if picture.icc_profile and kind not in _HOLDS_PROFILE:
-        warnings.warn(f"{path}: {kind} cannot hold the colour profile, which is left out", stacklevel=3)
 
 
 def _encode(picture: Picture, kind: str) -> bytes:

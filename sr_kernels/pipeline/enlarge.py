@@ -82,11 +82,7 @@ def upscale(
     with contextlib.nullcontext() if backend is None else use_backend(backend):
         canvas, alpha = opened.canvases(place)
         network = Network(module, canvas.channels, canvas.is_tensor, place, _dtype(dtype))
-        if scale is not None and scale != network.scale:
-            raise ValueError(
-                f"scale is {scale}, the model enlarges {network.scale}x: pass scale={network.scale} "
-                f"(--scale {network.scale}), or a model made for {scale}x"
-            )
+        check_scale(scale, network.scale)
         canvas.begin(network.scale)
         with network.evaluating():
             run(canvas, network, tile, halo, batch, progress)
@@ -94,6 +90,15 @@ def upscale(
                 alpha.begin(network.scale)
                 run_alpha(alpha, network.scale)
     return opened.closed(canvas, alpha)
+
+
+def check_scale(asked: int | None, found: int) -> None:
+    """Raises ValueError where a scale was asked for that the model does not have."""
+    if asked is not None and asked != found:
+        raise ValueError(
+            f"scale is {asked}, the model enlarges {found}x: pass scale={found} (--scale {found}), "
+            f"or a model made for {asked}x"
+        )
 
 
 def embedded_names() -> tuple[str, ...]:
