@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sr_kernels import reference
+from sr_kernels.backends.base import BackendError
+from sr_kernels.backends.registry import chosen, record
 from sr_kernels.ops import _arguments, _check
 from sr_kernels.ops._conv2d import OP
 
@@ -135,6 +137,12 @@ def conv_transpose2d(
             f"weight {_check.shape_of(weight)} with stride={stride}; pad less"
         )
     if strides[0] != strides[1]:
+        if chosen(backend or "") not in ("auto", "torch"):
+            raise BackendError(
+                f"{op}: backend {chosen(backend or '')!r} was asked for and takes one stride for both axes, "
+                f"got {stride}. Ask for 'auto' or 'torch'."
+            )
+        record("torch/conv_transpose2d")
         y = F.conv_transpose2d(input, weight, bias, strides, paddings, extra)
         return reference.activate(y, activation or "none", negative_slope, prelu_weight)
 
