@@ -28,6 +28,7 @@ ROOMS = {
     "pipeline": {*CORE, "backends", "image", "ops", "nn", "models"},
     "train": {*CORE, "backends", "image", "ops", "nn", "models"},
     "cli": {*CORE, "backends", "image", "ops", "nn", "models", "pipeline", "train"},
+    "__main__": {"cli"},
 }
 
 
