@@ -27,7 +27,7 @@ ROOMS = {
     "weights": set(),
     "pipeline": {*CORE, "backends", "image", "ops", "nn", "models"},
     "train": {*CORE, "backends", "image", "ops", "nn", "models"},
-    "cli": {*CORE, "backends", "image", "ops", "nn", "models", "pipeline", "train"},
+    "cli": {*CORE, "_C", "backends", "image", "ops", "nn", "models", "pipeline", "train"},
     "__main__": {"cli"},
 }
 
