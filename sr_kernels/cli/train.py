@@ -57,27 +57,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train or evaluate as the parsed arguments say; the exit status."""
-    try:
-        if args.threads:
-            import torch
+    if args.evaluate is None and (args.scale is None or args.out is None):
+        print("sr-kernels train: error: --scale and --out are needed, or --evaluate", file=sys.stderr)
+        return 2
+    import torch
 
-            torch.set_num_threads(args.threads)
-        if args.evaluate is not None:
-            from sr_kernels.train import evaluate
-
-            return evaluate.main([str(p) for p in args.evaluate])
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.evaluate is None:
         return _train(args)
-    except (OSError, ValueError, FloatingPointError) as error:
-        print(f"sr-kernels train: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("sr-kernels train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    from sr_kernels.train import evaluate
+
+    return evaluate.main([str(p) for p in args.evaluate])
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.scale is None or args.out is None:
-        raise ValueError("--scale and --out are needed to train (or --evaluate to print the table)")
     import torch
 
     from sr_kernels.models import create
@@ -169,10 +163,11 @@ def _loop(trainer: Trainer, checkpoint: Path) -> None:
 
 @contextmanager
 def _progress(done: int, total: int) -> Iterator[Report]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    if not sys.stdout.isatty():
+    """A bar on a terminal, a line now and then elsewhere; both on stderr."""
+    if not sys.stderr.isatty():
         yield _Lines(total)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -182,7 +177,7 @@ def _progress(done: int, total: int) -> Iterator[Report]:
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=total, completed=done, loss=float("nan"))
         smooth = _Smooth()
         yield lambda step, loss: bar.update(task, completed=step, loss=smooth(loss))
@@ -207,7 +202,7 @@ class _Lines:
     def __call__(self, step: int, loss: float) -> None:
         value = self.smooth(loss)
         if step % PRINT_EVERY == 0 or step == self.total:
-            print(f"step {step}/{self.total}  loss {value:.5f}", flush=True)
+            print(f"step {step}/{self.total}  loss {value:.5f}", file=sys.stderr, flush=True)
 
 
 def _positive(text: str) -> int:

@@ -5,17 +5,17 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
-import tempfile
+import secrets
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sr_kernels.train.losses import LOSSES
@@ -121,7 +121,9 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """A checkpoint at path, whole or not at all."""
-        write_atomically(path, lambda temporary: torch.save(self.state(), temporary))
+        data = io.BytesIO()
+        torch.save(self.state(), data)
+        write_atomically(path, data.getvalue())
 
     def resume(self, path: Path) -> None:
         """Go on from the checkpoint at path, which must be of the same configuration and data.
@@ -146,7 +148,7 @@ class Trainer:
     def export(self, path: Path, metadata: dict[str, str]) -> None:
         """The average's weights, float32 and contiguous, as safetensors with metadata, at path."""
         tensors = {k: v.float().contiguous() for k, v in self.average.state_dict().items()}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+        write_atomically(path, safetensors.torch.save(tensors, metadata))
 
     def _settings(self) -> dict[str, Any]:
         return {**asdict(self.config), **self.sampler.settings()}
@@ -160,16 +162,15 @@ class Trainer:
         torch._foreach_lerp_(averages, currents, 1.0 - decay)
 
 
-def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """write(temporary file beside path), then rename: path holds the old content or all of the new."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """data to a temporary file beside path, then rename: path holds the old content or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

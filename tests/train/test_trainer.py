@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,27 +170,34 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
     t.save(path)
     old = path.read_bytes()
 
-    def half(state: object, file: str) -> None:
-        Path(file).write_bytes(old[:100])
-        raise OSError(28, "No space left on device")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
-        t.save(path)
+    t.train_step()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            t.save(path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+    t.save(path)
+    assert path.read_bytes() != old
 
 
-def test_a_write_replaces_in_one_go(tmp_path: Path) -> None:
+def test_a_write_is_whole_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "file"
-    write_atomically(path, lambda temporary: Path(temporary).write_text("one"))
+    write_atomically(path, b"one")
+    seen = []
+    replace = Path.replace
 
-    def write(temporary: str) -> None:
-        Path(temporary).write_text("two")
-        assert path.read_text() == "one"
+    def watched(self: Path, target: Path) -> Path:
+        seen.append((self.parent, self.read_bytes(), target.read_bytes()))
+        return replace(self, target)
 
-    write_atomically(path, write)
-    assert path.read_text() == "two"
+    monkeypatch.setattr(Path, "replace", watched)
+    write_atomically(path, b"two")
+    assert seen == [(path.parent, b"two", b"one")]
+    assert path.read_bytes() == b"two"
     assert list(path.parent.iterdir()) == [path]
 
 
