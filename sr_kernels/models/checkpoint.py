@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -75,28 +76,31 @@ def _read_pickled(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
+                entries = archive.infolist()
         except zipfile.BadZipFile as error:
             raise CheckpointError(f"{str(path)!r} is a damaged archive: {error}") from error
+        unpacked = sum(entry.file_size for entry in entries)
         if unpacked > MAX_FILE_BYTES:
             raise CheckpointError(
                 f"checkpoint {str(path)!r} unpacks to {unpacked} bytes; the limit is {MAX_FILE_BYTES}"
             )
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise CheckpointError(
+                f"{str(path)!r} is a TorchScript program, not weights; it was not run. Save its state_dict() "
+                "with torch.save or safetensors where you trust it"
+            )
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # a malformed pickle can raise anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks before a short file
+            raise
         raise CheckpointError(_explain(path, error)) from error
 
 
 def _explain(path: Path, error: Exception) -> str:
     text = str(error)
-    if "TorchScript" in text:
-        return (
-            f"{str(path)!r} is a TorchScript program, not weights; it was not run. Save its state_dict() "
-            "with torch.save or safetensors where you trust it"
-        )
     if isinstance(error, pickle.UnpicklingError) and (match := re.search(r"GLOBAL (\S+)", text)):
         return (
             f"{str(path)!r} holds more than weights: it asks for {match[1]}; it was not executed (only plain "
