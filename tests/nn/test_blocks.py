@@ -1,0 +1,72 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""EDSR's and ESRGAN's blocks against plain ones with the same state dict."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from sr_kernels import nn as srnn
+from sr_kernels import ops
+from tests.models import plain
+from tests.nn.test_conv import assert_same
+
+BLOCKS = {
+    "ResidualBlock": (lambda: srnn.ResidualBlock(12, res_scale=0.1), lambda: plain.EDSRBlock(12, 0.1)),
+    "ResidualDenseBlock": (lambda: srnn.ResidualDenseBlock(12, 6), lambda: plain.DenseBlock(12, 6)),
+    "RRDB": (lambda: srnn.RRDB(10, 5), lambda: plain.RRDB(10, 5)),
+}
+
+
+def pair(name):
+    fused, reference = (build() for build in BLOCKS[name])
+    plain.kaiming_(reference)
+    fused.load_state_dict(reference.state_dict())
+    assert list(fused.state_dict()) == list(reference.state_dict())
+    return fused, reference
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_equals_the_plain_block(name):
+    fused, reference = pair(name)
+    channels = next(fused.parameters()).shape[1]
+    assert_same(fused, reference, torch.randn(2, channels, 7, 9, generator=torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_copies(name):
+    fused, _ = pair(name)
+    x = torch.rand(1, next(fused.parameters()).shape[1], 6, 5)
+    for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert torch.equal(twin(x), fused(x))
+    assert copy.deepcopy(fused).to(torch.bfloat16)(x.to(torch.bfloat16)).dtype == torch.bfloat16
+    assert "scale=0.2" in repr(fused) or name == "ResidualBlock"
+
+
+def test_an_rrdb_is_three_ops(monkeypatch):
+    """The last one's store adds both residuals: 0.04*conv5 + 0.2*x3 + x."""
+    calls = []
+    run = ops.dense_block
+    monkeypatch.setattr(ops, "dense_block", lambda *a, **k: (calls.append(k), run(*a, **k))[1])
+    fused, _ = pair("RRDB")
+    x = torch.rand(1, 10, 6, 5)
+    fused(x)
+    assert len(calls) == 3
+    assert calls[2]["scale"] == pytest.approx(0.04)
+    assert calls[2]["input_scale"] == 0.2
+    assert calls[2]["residual"] is x
+    assert [c["residual"] for c in calls[:2]] == [None, None]
+
+
+def test_other_slopes_and_scales():
+    fused = srnn.ResidualDenseBlock(4, 3, negative_slope=0.1, scale=0.5).double()
+    x = torch.randn(1, 4, 5, 5).double()
+    features = x
+    for i in range(1, 5):
+        conv = fused.get_submodule(f"conv{i}")
+        features = torch.cat([features, torch.nn.functional.leaky_relu(conv(features), 0.1)], 1)
+    torch.testing.assert_close(fused(x), 0.5 * fused.conv5(features) + x)
