@@ -14,13 +14,16 @@ STAMPS := $(VENV)/stamps
 # Folders count too: a file that goes away changes its folder's time only.
 NATIVE := $(shell find csrc -not -name '.*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# A list of pyproject.toml, one requirement a line.
+LISTED = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
+MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: setup test demo bench lint format clean distclean FORCE
 
-setup: $(STAMPS)/package
+setup: $(STAMPS)/native
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -59,22 +62,26 @@ $(STAMPS)/torch: $(STAMPS)/venv FORCE
 	    rm -f $@; set -x; $(PIP) install '$(TORCH)'; echo '$(TORCH)' >$@; fi
 
 $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
-	    | $(PIP) install --requirement /dev/stdin
+	$(call LISTED,["build-system"]["requires"]) | $(PIP) install --quiet --requirement /dev/stdin
 	@touch $@
 
-$(STAMPS)/package: $(STAMPS)/build-tools pyproject.toml setup.py $(NATIVE)
-	$(PIP) install --no-build-isolation --editable '.[dev]'
+# The Python part and the tools; the extension follows by itself, so that a change of csrc costs a build only.
+$(STAMPS)/package: $(STAMPS)/build-tools pyproject.toml
+	SR_KERNELS_BUILD_NATIVE=0 $(PIP) install --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-$(STAMPS)/bench: $(STAMPS)/package
-	$(PIP) install --no-build-isolation --editable '.[dev,bench]'
+$(STAMPS)/native: $(STAMPS)/package setup.py $(NATIVE)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/native
+	$(call LISTED,["project"]["optional-dependencies"]["bench"]) | $(PIP) install --requirement /dev/stdin
 	@touch $@
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
-	rm -f sr_kernels/_C.*.so $(STAMPS)/package
-	find sr_kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -f sr_kernels/_C.*.so $(STAMPS)/native
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)

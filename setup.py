@@ -186,6 +186,9 @@ class BuildNative(build_ext):
 
 def extensions() -> list[Extension]:
     if not native_wanted():
+        if {"editable_wheel", "--inplace"} & set(sys.argv):  # what an earlier build left would still be used
+            for stale in Path("sr_kernels").glob("_C.*.so"):
+                stale.unlink()
         return []
     return [
         Extension(

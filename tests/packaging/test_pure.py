@@ -61,6 +61,12 @@ def test_0_is_pure_whatever_is_there(wheel):
     assert "SR_KERNELS_BUILD_NATIVE=0" in printed
 
 
+def test_an_editable_package_made_pure_loses_its_extension(tree, environment):
+    (tree / "sr_kernels/_C.of-an-earlier-build.so").touch()
+    environment.install("--editable", tree, cwd=tree, SR_KERNELS_BUILD_NATIVE="0")
+    assert not list((tree / "sr_kernels").glob("*.so"))
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
