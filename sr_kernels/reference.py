@@ -71,7 +71,7 @@ def conv2d(
     """The op of the library, unfused. padding is (left, right, top, bottom), in the enlarged input's pixels."""
     x = F.interpolate(input, scale_factor=float(upsample), mode="nearest") if upsample > 1 else input
     left, right, top, bottom = padding
-    if left == right and top == bottom:
+    if left == right >= 0 and top == bottom >= 0:
         y = F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
     else:
         y = F.conv2d(F.pad(x, tuple(padding)), weight, bias, stride, 0, dilation, groups)
@@ -127,6 +127,10 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """(N, C, H*r, W*r) -> (N, C*r*r, H, W)."""
+    n, c, h, w = input.shape
+    if n == 0:  # F.pixel_unshuffle returns an empty batch with its old shape
+        r = downscale_factor
+        return input.reshape(0, c * r * r, h // r, w // r)
     return F.pixel_unshuffle(input, downscale_factor)
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sr_kernels.train.trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"
@@ -77,13 +75,14 @@ def _train(args: argparse.Namespace) -> int:
     from sr_kernels.models import create
     from sr_kernels.train.data import PatchSampler, held_out_photographs, training_photographs
     from sr_kernels.train.evaluate import evaluate, table
+    from sr_kernels.train.initial import start_from, start_from_nearest
     from sr_kernels.train.trainer import Trainer, TrainingConfig
 
     torch.manual_seed(args.seed)
     model = create("srvgg", scale=args.scale, num_feat=args.features, num_conv=args.convs)
     start_from_nearest(model)
     if args.init:
-        taken = initialise(model, args.init)
+        taken = start_from(model, args.init)
         print(f"{len(taken)} of {len(model.state_dict())} tensors taken from {args.init}")
     photographs = training_photographs(args.data)
     print(f"{len(photographs)} pictures: {', '.join(p.name for p in photographs)}")
@@ -116,39 +115,6 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     print(table(evaluate(trainer.average, args.scale, held_out), args.scale))
     return 0
-
-
-def start_from_nearest(model: nn.Module) -> None:
-    """Zero the last convolution, so that training begins at the enlarged input itself."""
-    import torch
-
-    last = list(model.parameters())[-2:]
-    with torch.no_grad():
-        for parameter in last:
-            parameter.zero_()
-
-
-def initialise(model: nn.Module, weights: Path) -> list[str]:
-    """Copy from a safetensors file the tensors whose names and shapes agree; their names.
-
-    Raises FileNotFoundError without the file, ValueError where it is no safetensors file or none agrees.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        given = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"--init {weights} is not a safetensors file: {error}") from error
-    own = model.state_dict()
-    agreeing = [k for k in own if k in given and given[k].shape == own[k].shape]
-    if not agreeing:
-        raise ValueError(f"--init {weights} has no tensor with a name and shape of this network's")
-    with torch.no_grad():
-        for name in agreeing:
-            own[name].copy_(given[name])
-    return agreeing
 
 
 def _loop(trainer: Trainer, checkpoint: Path) -> None:

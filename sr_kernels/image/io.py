@@ -107,7 +107,7 @@ def check_writable(picture: Picture, path: Path, overwrite: bool = False, scale:
     longest = _LONGEST.get(kind)
     if longest and max(width, height) > longest:
         raise PictureError(
-            f"{path}: {kind} holds at most {longest} pixels a side, found {width}x{height}: choose PNG or TIFF"
+            f"{path}: {kind} holds at most {longest} pixels a side, not {width}x{height}: choose PNG or TIFF"
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr_kernels import reference
+
 aten = torch.ops.aten
 
 # The schema's arguments in order; a gradient is returned for each.
@@ -77,7 +79,7 @@ def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if needs.base:
         grads.base = _shrink(grad, ctx.base_shape, a.base_mode)
     if a.pixel_shuffle > 1:
-        grad = F.pixel_unshuffle(grad, a.pixel_shuffle)
+        grad = reference.pixel_unshuffle(grad, a.pixel_shuffle)
     convolves = needs.input or needs.weight or needs.bias
     if a.activation_after_add and (convolves or needs.residual1 or needs.residual2 or needs.prelu_weight):
         grad, grads.prelu_weight = _activation_backward(grad, a, needs.prelu_weight)
@@ -133,7 +135,7 @@ def _activation_backward(grad: Tensor, a: SimpleNamespace, need_weight: bool) ->
         return grad, None
     from_output = a.output is not None
     if from_output:
-        z = F.pixel_unshuffle(a.output, a.pixel_shuffle) if a.pixel_shuffle > 1 else a.output
+        z = reference.pixel_unshuffle(a.output, a.pixel_shuffle) if a.pixel_shuffle > 1 else a.output
     else:
         z = _pre_activation(a)
     match a.activation:

@@ -8,6 +8,7 @@ import copy
 import io
 import math
 import os
+import pickle
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -128,10 +129,15 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Go on from the checkpoint at path, which must be of the same configuration and data.
 
-        Raises FileNotFoundError without one, ValueError where its configuration or data differ.
+        Raises FileNotFoundError without one, ValueError where the file is none of this trainer's or is
+        damaged, or where its configuration or data differ.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        ours, theirs = self._settings(), state["settings"]
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            theirs = state["settings"]
+        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a checkpoint of this trainer, or is damaged") from error
+        ours = self._settings()
         changed = [k for k in ours if ours[k] != theirs.get(k)]
         if changed:
             found = ", ".join(f"{k} {theirs.get(k)} there, {ours[k]} here" for k in changed)

@@ -132,3 +132,14 @@ def test_half_precision(case, dtype):
         exact = copy.deepcopy(reference).double()(x.double())
     assert y.dtype == dtype
     assert_as_close(y, eager, exact)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_native_kernels_run_every_op(case):
+    if reasons := sr_kernels.available_backends()["cpu"]:
+        pytest.skip(f"no native kernels here: {'; '.join(reasons)}")
+    model, _ = pair(case)
+    with torch.no_grad(), sr_kernels.use_backend("cpu"), sr_kernels.record_kernels() as kernels:
+        model(picture(model, 1, 8, 8))
+    assert kernels
+    assert all(name.startswith("cpu/") for name in kernels)

@@ -94,6 +94,21 @@ def test_resume_refuses_another_configuration(tmp_path: Path) -> None:
         trainer(TrainingConfig(6), seed=1).resume(tmp_path / "checkpoint.pt")
 
 
+def test_resume_names_a_damaged_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(FileNotFoundError):
+        trainer(TrainingConfig(6)).resume(path)
+    trainer(TrainingConfig(6)).save(path)
+    whole = path.read_bytes()
+    for damaged in (b"", b"not a checkpoint", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this trainer"):
+            trainer(TrainingConfig(6)).resume(path)
+    torch.save({"first.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="is not a checkpoint of this trainer"):
+        trainer(TrainingConfig(6)).resume(path)
+
+
 @pytest.mark.parametrize("loss", ["l1", "charbonnier"])
 def test_training_lowers_the_loss(loss: str) -> None:
     t = trainer(TrainingConfig(60, learning_rate=5e-3, loss=loss))

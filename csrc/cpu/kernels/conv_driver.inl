@@ -39,6 +39,19 @@ Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pi
     return {patch, pitch, p.dilation_x * p.ci, p.stride_x * p.ci};
 }
 
+// Brings what the tile below this one will read first, its last stride_y input rows, into L2.
+inline void prefetch_below(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels) {
+    const int64_t bottom = oy * p.stride_y - p.pad_top + (p.kh - 1) * p.dilation_y;
+    int64_t first = ox * p.stride_x - p.pad_left, count = pixels * p.stride_x;
+    if (first < 0) first = 0;
+    if (first + count > p.w) count = p.w - first;
+    for (int64_t iy = bottom + 1; iy <= bottom + p.stride_y && iy < p.h; ++iy) {
+        if (iy < 0) continue;
+        const float* x = at(p.x, n, iy, first);
+        for (int64_t i = 0; i < count * p.x.sx; i += 16) __builtin_prefetch(x + i, 0, 2);
+    }
+}
+
 // Blocks of a kernel: sums of `Pixels` pixels by `Channels` packed channels of block b, into t[Pixels][Channels].
 using BlockFn = void (*)(const ConvParams&, const Source&, int64_t block, float* t);
 
@@ -74,6 +87,7 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
                                       ? Source{at(p.x, n, iy, ix), p.dilation_y * p.x.sy, p.dilation_x * p.x.sx,
                                                p.stride_x * p.x.sx}
                                       : gather(p, n, oy, start, plan.pixels, patch);
+            prefetch_below(p, n, oy, start, plan.pixels);
             const int64_t count = start + plan.pixels < p.ow ? plan.pixels - (ox - start) : p.ow - ox;
             for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels) {
                 plan.block(p, source, q0 / plan.channels, t);

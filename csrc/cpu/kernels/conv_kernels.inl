@@ -14,10 +14,14 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) sums[i][v] = V{};
     const int64_t s = source.pixel;
+    // Taps of a row that lie side by side are one run of inputs.
+    const bool dense = source.tap == p.ci;
+    const int64_t runs = dense ? 1 : p.kw, length = dense ? p.kw * p.ci : p.ci;
     for (int64_t ky = 0; ky < p.kh; ++ky) {
-        for (int64_t kx = 0; kx < p.kw; ++kx) {
+        for (int64_t kx = 0; kx < runs; ++kx) {
             const float* x = source.data + ky * source.row + kx * source.tap;
-            for (int64_t c = 0; c < p.ci; ++c, w += kChannels) {
+            for (int64_t c = 0; c < length; ++c, w += kChannels) {
+                for (int v = 0; v < Vectors; ++v) __builtin_prefetch(w + 6 * kChannels + v * L);
                 V wv[Vectors];
 #pragma GCC unroll 4
                 for (int v = 0; v < Vectors; ++v) wv[v] = load(w + v * L);
@@ -68,10 +72,9 @@ void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
 }
 
 // Depthwise: weights [ceil(c/L)][kh][kw][L].
-template <int Pixels>
-void depthwise_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
+template <int Pixels, bool Whole>
+void depthwise_sums(const ConvParams& p, const Source& source, int64_t block, int64_t lanes, float* t) {
     const float* w = p.weight + block * p.kh * p.kw * L;
-    const int64_t lanes = p.ci - block * L < L ? p.ci - block * L : L;
     V sums[Pixels];
 #pragma GCC unroll 32
     for (int i = 0; i < Pixels; ++i) sums[i] = V{};
@@ -80,11 +83,21 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
             const float* x = source.data + ky * source.row + kx * source.tap + block * L;
             const V wv = load(w);
 #pragma GCC unroll 32
-            for (int i = 0; i < Pixels; ++i) sums[i] += load_n(x + i * source.pixel, lanes) * wv;
+            for (int i = 0; i < Pixels; ++i) {
+                const float* xi = x + i * source.pixel;
+                sums[i] += (Whole ? load(xi) : load_n(xi, lanes)) * wv;
+            }
         }
     }
 #pragma GCC unroll 32
     for (int i = 0; i < Pixels; ++i) store(t + i * L, sums[i]);
+}
+
+template <int Pixels>
+void depthwise_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
+    const int64_t lanes = p.ci - block * L;
+    if (lanes >= L) depthwise_sums<Pixels, true>(p, source, block, L, t);
+    else depthwise_sums<Pixels, false>(p, source, block, lanes, t);
 }
 
 // The kernels of this instruction set, each declared once: its shape fills the registers (16, or 32 with AVX-512).

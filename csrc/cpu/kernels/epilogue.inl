@@ -14,8 +14,9 @@ inline float* at(const View& v, int64_t n, int64_t y, int64_t x) {
 }
 
 // One residual vector in packed order; with a shuffle the op's channels lie s*s apart.
+template <bool Whole>
 inline V residual(const float* pixel, const ConvParams& p, int64_t q, int64_t lanes) {
-    if (p.shuffle == 1) return load_n(pixel + q, lanes);
+    if (p.shuffle == 1) return Whole ? load(pixel + q) : load_n(pixel + q, lanes);
     const int64_t ss = int64_t{p.shuffle} * p.shuffle, colours = p.co / ss;
     V v{};
     for (int64_t i = 0; i < lanes; ++i) v[i] = pixel[(q + i) % colours * ss + (q + i) / colours];
@@ -90,33 +91,41 @@ inline void scatter(const ConvParams& p, const Tile& tile, const float* sums, in
     }
 }
 
+// One vector of one pixel: sums to finished values. `Whole` vectors need no mask.
+template <int Act, bool Whole>
+inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int64_t lanes, const float* r1,
+                          const float* r2, float* out) {
+    const V slope = Act == kPrelu ? load(p.prelu + q) : splat(p.slope);
+    V r = load(sums) + load(p.bias + q);
+    if (!p.act_after_add) r = activate<Act>(r, slope);
+    r *= p.scale;
+    if (r1) r += p.b1 * residual<Whole>(r1, p, q, lanes);
+    if (r2) r += p.b2 * residual<Whole>(r2, p, q, lanes);
+    if (p.act_after_add) r = activate<Act>(r, slope);
+    if (Whole) store(out, r);
+    else store_n(out, r, lanes);
+}
+
 template <int Act>
 void finish(const ConvParams& p, const Tile& tile) {
     const int64_t py = tile.oy * p.step + p.phase_y;
     const bool direct = p.shuffle == 1 && p.base_mode == kBaseNone;
-    const bool plain = p.scale == 1.0f && !p.res1.data && !p.res2.data;
+    const int64_t whole = tile.channels / L * L;
+    const int64_t step_y = p.step * p.y.sx, step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
+    const int64_t px = tile.ox * p.step + p.phase_x;
+    float* out = direct ? at(p.y, tile.n, py, px) + tile.q0 : nullptr;
+    const float* r1 = p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
+    const float* r2 = p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
     for (int64_t i = 0; i < tile.count; ++i) {
-        const int64_t px = (tile.ox + i) * p.step + p.phase_x;
         float* sums = tile.t + i * tile.pitch;
-        float* out = direct ? at(p.y, tile.n, py, px) + tile.q0 : sums;
-        const float* r1 = p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
-        const float* r2 = p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
-        for (int64_t c = 0; c < tile.channels; c += L) {
-            const int64_t lanes = tile.channels - c < L ? tile.channels - c : L;
-            const V slope = Act == kPrelu ? load(p.prelu + tile.q0 + c) : splat(p.slope);
-            V r = load(sums + c) + load(p.bias + tile.q0 + c);
-            if (plain) {
-                r = activate<Act>(r, slope);
-            } else {
-                if (!p.act_after_add) r = activate<Act>(r, slope);
-                r *= p.scale;
-                if (r1) r += p.b1 * residual(r1, p, tile.q0 + c, lanes);
-                if (r2) r += p.b2 * residual(r2, p, tile.q0 + c, lanes);
-                if (p.act_after_add) r = activate<Act>(r, slope);
-            }
-            store_n(out + c, r, lanes);
-        }
-        if (!direct) scatter(p, tile, sums, py, px);
+        const float* r1i = r1 ? r1 + i * step_1 : nullptr;
+        const float* r2i = r2 ? r2 + i * step_2 : nullptr;
+        float* to = direct ? out + i * step_y : sums;
+        int64_t c = 0;
+        for (; c < whole; c += L) finish_vector<Act, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, to + c);
+        if (c < tile.channels)
+            finish_vector<Act, false>(p, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, to + c);
+        if (!direct) scatter(p, tile, sums, py, px + i * p.step);
     }
 }
 
