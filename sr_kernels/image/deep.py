@@ -39,9 +39,6 @@ def read_deep_colour(image: Image.Image, reopen: Callable[[], Image.Image]) -> P
     if image.format == "PPM":
         return Picture(_read_ppm(image), None, None, "RGB;16")
     raw_mode = _raw_mode(image)
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(284, 1) == 2:
-        raise PictureError("16-bit TIFF with separate planes is not supported: interleave its pixels")
     if raw_mode.startswith("LA;16"):
         # Two bytes of gray and two of alpha are four bytes to Pillow.
         _set_raw_mode(image, "RGBA")
@@ -167,7 +164,7 @@ def _read_ppm(image: Any) -> np.ndarray:
     if values.max() > largest:
         raise PictureError(f"a value of {values.max()} exceeds the header's largest, {largest}")
     if largest != 65535:
-        values = (values * 65535 + largest // 2) // largest
+        return np.rint(values * 65535.0 / largest).astype(np.uint16).reshape(height, width, 3)
     return values.astype(np.uint16).reshape(height, width, 3)
 
 

@@ -38,7 +38,7 @@ _HOLDS_DEPTH = ("PNG", "TIFF", "PPM")
 _HOLDS_PROFILE = ("PNG", "JPEG", "WEBP", "TIFF")
 _LONGEST = {"JPEG": 65535, "WEBP": 16383}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
-_PHOTOMETRIC, _BITS_PER_SAMPLE, _ORIENTATION = 262, 258, 274
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANAR_CONFIGURATION = 258, 262, 274, 284
 _pillow_limit = threading.Lock()
 
 
@@ -163,11 +163,13 @@ def _decode(image: Image.Image, path: Path) -> tuple[Picture, int]:
         raise PictureError(
             f"holds {getattr(image, 'n_frames', 1)} frames or pages: extract the one to enlarge first"
         )
+    tags = dict(getattr(image, "tag_v2", {}))
+    if tags.get(_PLANAR_CONFIGURATION) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        raise PictureError("TIFF of 16 bits with separate planes is not supported: interleave its pixels")
     if deep.is_deep_colour(image):
         with path.open("rb") as again:
             picture = deep.read_deep_colour(image, lambda: _open(again))
     else:
-        tags = dict(getattr(image, "tag_v2", {}))
         image.load()
         if image.format == "PPM" and image.mode == "I":
             # Pillow's mode for 16-bit PGM, its values already scaled to 65535.
@@ -180,7 +182,7 @@ def _decode(image: Image.Image, path: Path) -> tuple[Picture, int]:
     return picture, image.getexif().get(_ORIENTATION, 1)
 
 
-def _normalise_tiff(picture: Picture, tags: dict[int, object]) -> None:
+def _normalise_tiff(picture: Picture, tags: dict[int, Any]) -> None:
     """12 bits to 16, and white-is-zero to black-is-zero: Pillow gives both as stored."""
     if tags.get(_BITS_PER_SAMPLE) == (12,):
         picture.pixels = picture.pixels << 4 | picture.pixels >> 8
