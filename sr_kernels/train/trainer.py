@@ -132,10 +132,11 @@ class Trainer:
         Raises FileNotFoundError without one, ValueError where the file is none of this trainer's or is
         damaged, or where its configuration or data differ.
         """
+        data = io.BytesIO(path.read_bytes())
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(data, map_location="cpu", weights_only=True)
             theirs = state["settings"]
-        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+        except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a checkpoint of this trainer, or is damaged") from error
         ours = self._settings()
         changed = [k for k in ours if ours[k] != theirs.get(k)]
