@@ -23,6 +23,8 @@ from sr_kernels.train.losses import LOSSES
 
 # A run whose steps are all bad is broken, not unlucky.
 MOST_SKIPPED_IN_A_ROW = 100
+# What torch.load raises for a file that is cut short or something else.
+_DAMAGE = (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 class Sampler(Protocol):
@@ -136,7 +138,7 @@ class Trainer:
         try:
             state = torch.load(data, map_location="cpu", weights_only=True)
             theirs = state["settings"]
-        except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, KeyError, TypeError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{path} is not a checkpoint of this trainer, or is damaged") from error
         ours = self._settings()
         changed = [k for k in ours if ours[k] != theirs.get(k)]
