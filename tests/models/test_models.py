@@ -129,6 +129,21 @@ def test_compiles_as_one_graph(case):
         assert torch.equal(compiled(x), model(x))
 
 
+def test_exports():
+    model = small()
+    x = torch.rand(1, 3, 8, 10)
+    exported = torch.export.export(model, (x,)).module()
+    with torch.no_grad():
+        assert torch.equal(exported(x), model(x))
+
+
+def test_residual_scale_of_the_published_edsr():
+    with torch.device("meta"):
+        wide, narrow = (models.create("edsr", num_feat=n, num_block=1) for n in (256, 64))
+    assert wide.get_submodule("body.0.conv2").scale == 0.1
+    assert narrow.get_submodule("body.0.conv2").scale == 1
+
+
 def test_autocast():
     model = small()
     x = torch.rand(1, 3, 8, 8)

@@ -10,7 +10,6 @@ struct Source {
     int64_t row, tap, pixel;
 };
 
-constexpr int64_t kMaxTile = 32;  // pixels of a tile at most
 
 // Copies the windows of `pixels` conv pixels from (oy, ox) of image n into patch [kh][columns][ci], zero-filled.
 Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels, float* patch) {

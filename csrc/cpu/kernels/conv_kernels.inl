@@ -5,8 +5,8 @@
 // Dense: weights [block][kh][kw][ci][Vectors*L], channels in lanes, inputs broadcast.
 template <int Vectors, int Pixels>
 void direct_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
-    static_assert(Pixels <= kMaxTile, "");
     constexpr int64_t kChannels = Vectors * L;
+    constexpr int kGroups = (Pixels + 3) / 4;
     const float* w = p.weight + block * p.kh * p.kw * p.ci * kChannels;
     V sums[Pixels][Vectors];
 #pragma GCC unroll 32
@@ -19,18 +19,27 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
     const int64_t runs = dense ? 1 : p.kw, length = dense ? p.kw * p.ci : p.ci;
     for (int64_t ky = 0; ky < p.kh; ++ky) {
         for (int64_t kx = 0; kx < runs; ++kx) {
-            const float* x = source.data + ky * source.row + kx * source.tap;
+            // Four pixels share a pointer, so that all addresses stay in registers.
+            const float* x[kGroups];
+#pragma GCC unroll 8
+            for (int g = 0; g < kGroups; ++g) x[g] = source.data + ky * source.row + kx * source.tap + 4 * g * s;
             for (int64_t c = 0; c < length; ++c, w += kChannels) {
-                for (int v = 0; v < Vectors; ++v) __builtin_prefetch(w + 6 * kChannels + v * L);
+#pragma GCC unroll 8
+                for (int g = 0; g < kGroups; ++g) __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
                 V wv[Vectors];
 #pragma GCC unroll 4
-                for (int v = 0; v < Vectors; ++v) wv[v] = load(w + v * L);
+                for (int v = 0; v < Vectors; ++v) {
+                    if (Vectors > 1) __builtin_prefetch(w + 6 * kChannels + v * L);
+                    wv[v] = load(w + v * L);
+                }
 #pragma GCC unroll 32
                 for (int i = 0; i < Pixels; ++i) {
-                    const V xi = splat(x[i * s + c]);
+                    const V xi = splat(x[i / 4][i % 4 * s]);
 #pragma GCC unroll 4
                     for (int v = 0; v < Vectors; ++v) sums[i][v] += xi * wv[v];
                 }
+#pragma GCC unroll 8
+                for (int g = 0; g < kGroups; ++g) ++x[g];
             }
         }
     }
