@@ -32,12 +32,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--scale", type=int, choices=(2, 3, 4), help="enlargement")
     add("--out", type=Path, metavar="DIR", help="where the weights and the checkpoint go")
     add("--data", type=Path, metavar="DIR", help="a folder of pictures (default: scikit-image's photographs)")
-    add("--steps", type=_positive, default=20000, help="batches to train on (default: %(default)s)")
-    add("--batch", type=_positive, default=16, help="patches a batch (default: %(default)s)")
-    add("--patch", type=_positive, default=32, help="low-resolution pixels a side (default: %(default)s)")
-    add("--features", type=_positive, default=24, help="channels of the body (default: %(default)s)")
-    add("--convs", type=_positive, default=8, help="convolutions of the body (default: %(default)s)")
-    add("--learning-rate", type=float, default=1e-3, help="the highest (default: %(default)s)")
+    add("--steps", type=_positive, default=9000, help="batches to train on (default: %(default)s)")
+    add("--batch", type=_positive, default=12, help="patches a batch (default: %(default)s)")
+    add("--patch", type=_positive, default=40, help="low-resolution pixels a side (default: %(default)s)")
+    add("--features", type=_positive, default=32, help="channels of the body (default: %(default)s)")
+    add(
+        "--convs",
+        type=_positive,
+        default=5,
+        help="convolutions between first and last (default: %(default)s)",
+    )
+    add("--learning-rate", type=float, default=2e-3, help="the highest (default: %(default)s)")
     add("--loss", choices=("l1", "charbonnier"), default="l1", help="default: %(default)s")
     add("--seed", type=int, default=0, help="of weights and patches (default: %(default)s)")
     add("--init", type=Path, metavar="WEIGHTS", help="begin from these where names and shapes agree")

@@ -42,7 +42,7 @@ class TrainingConfig:
     """What, beside the model and the data, determines the result."""
 
     steps: int
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     last_learning_rate: float = 1e-6
     warmup: int = 200
     ema_decay: float = 0.999

@@ -81,7 +81,7 @@ def test_init_takes_the_tensors_that_agree(data: Path, tmp_path: Path, capsys) -
     assert "6 of 8 tensors taken" in capsys.readouterr().out
     trained = load_file(tmp_path / "out" / "compact_x2.safetensors")
     # Four steps move no weight by more than four times the learning rate.
-    assert (trained["body.0.weight"] - start.state_dict()["body.0.weight"]).abs().max() < 5e-3
+    assert (trained["body.0.weight"] - start.state_dict()["body.0.weight"]).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize(

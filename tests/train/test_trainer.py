@@ -88,7 +88,7 @@ def test_six_steps_equal_three_and_three_more(tmp_path: Path) -> None:
 
 def test_resume_refuses_another_configuration(tmp_path: Path) -> None:
     trainer(TrainingConfig(6)).save(tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"learning_rate 0\.001 there, 0\.01 here"):
+    with pytest.raises(ValueError, match=r"learning_rate 0\.002 there, 0\.01 here"):
         trainer(TrainingConfig(6, learning_rate=0.01)).resume(tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="seed 0 there, 1 here"):
         trainer(TrainingConfig(6), seed=1).resume(tmp_path / "checkpoint.pt")
