@@ -99,9 +99,10 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
 
 
 def _initialise(body: nn.Module) -> None:
-    # a tenth of Kaiming's deviation in the dense blocks, zero biases: ESRGAN's start
+    # a tenth of Kaiming's deviation in the dense blocks, zero biases: ESRGAN's start; a meta tensor has
+    # nothing to fill, and filling it would import the compiler
     for conv in body.modules():
-        if isinstance(conv, nn.Conv2d):
+        if isinstance(conv, nn.Conv2d) and not conv.weight.is_meta:
             nn.init.kaiming_normal_(conv.weight)
             conv.weight.data.mul_(0.1)
             assert conv.bias is not None

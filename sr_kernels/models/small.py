@@ -80,7 +80,7 @@ class FSRCNN(SRModel):
 def _normal(module: nn.Module, std: float | None = None) -> None:
     """Zero biases, normal weights of the given deviation, by default sqrt(2 / (out_channels * kh * kw))."""
     for conv in module.modules():
-        if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) and not conv.weight.is_meta:
             fan = conv.out_channels * math.prod(conv.kernel_size)
             nn.init.normal_(conv.weight, 0.0, math.sqrt(2 / fan) if std is None else std)
             assert conv.bias is not None
