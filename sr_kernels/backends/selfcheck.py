@@ -143,8 +143,9 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
         packed = np.pad(weight, ((0, 0), (0, -ci % lanes), (0, 0), (0, 0))).reshape(co, -1, lanes, 3, 3)
         packed = packed.transpose(3, 4, 1, 0, 2)
     else:
+        group = lanes if depthwise else block
         packed = np.pad(weight, ((0, padding), (0, 0), (0, 0), (0, 0)))
-        packed = packed.reshape(-1, block, packed.shape[1], 3, 3).transpose(0, 3, 4, 2, 1)
+        packed = packed.reshape(-1, group, packed.shape[1], 3, 3).transpose(0, 3, 4, 2, 1)
     packed, bias, slope = np.ascontiguousarray(packed), vector(bias), vector(slope)
     y = np.full((h, w, co), np.nan, np.float32)
 

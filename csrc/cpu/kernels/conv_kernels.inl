@@ -80,16 +80,17 @@ void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
         for (int o = 0; o < Channels; ++o) t[i * L + o] = sum(sums[i][o]);
 }
 
-// Depthwise: weights [ceil(c/L)][kh][kw][L].
+// Depthwise: weights [ceil(c/L)][kh][kw][L]; one vector of channels of Pixels pixels into t[Pixels][pitch].
 template <int Pixels, bool Whole>
-void depthwise_sums(const ConvParams& p, const Source& source, int64_t block, int64_t lanes, float* t) {
-    const float* w = p.weight + block * p.kh * p.kw * L;
+void depthwise_vector(const ConvParams& p, const Source& source, int64_t channel, int64_t lanes, float* t,
+                      int64_t pitch) {
+    const float* w = p.weight + channel * p.kh * p.kw;
     V sums[Pixels];
 #pragma GCC unroll 32
     for (int i = 0; i < Pixels; ++i) sums[i] = V{};
     for (int64_t ky = 0; ky < p.kh; ++ky) {
         for (int64_t kx = 0; kx < p.kw; ++kx, w += L) {
-            const float* x = source.data + ky * source.row + kx * source.tap + block * L;
+            const float* x = source.data + ky * source.row + kx * source.tap + channel;
             const V wv = load(w);
 #pragma GCC unroll 32
             for (int i = 0; i < Pixels; ++i) {
@@ -99,25 +100,28 @@ void depthwise_sums(const ConvParams& p, const Source& source, int64_t block, in
         }
     }
 #pragma GCC unroll 32
-    for (int i = 0; i < Pixels; ++i) store(t + i * L, sums[i]);
+    for (int i = 0; i < Pixels; ++i) store(t + i * pitch, sums[i]);
 }
 
-template <int Pixels>
+template <int Vectors, int Pixels>
 void depthwise_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
-    const int64_t lanes = p.ci - block * L;
-    if (lanes >= L) depthwise_sums<Pixels, true>(p, source, block, L, t);
-    else depthwise_sums<Pixels, false>(p, source, block, lanes, t);
+    constexpr int64_t kChannels = Vectors * L;
+    for (int v = 0; v < Vectors; ++v) {
+        const int64_t channel = block * kChannels + v * L, lanes = p.ci - channel;
+        if (lanes >= L) depthwise_vector<Pixels, true>(p, source, channel, L, t + v * L, kChannels);
+        else if (lanes > 0) depthwise_vector<Pixels, false>(p, source, channel, lanes, t + v * L, kChannels);
+    }
 }
 
 // The kernels of this instruction set, each declared once: its shape fills the registers (16, or 32 with AVX-512).
 #if SRK_LANES == 16
 #define SRK_DIRECT(X) X(1, 24) X(2, 14) X(3, 8) X(4, 6)
 #define SRK_THIN(X) X(1, 12) X(2, 12) X(3, 8) X(4, 6)
-#define SRK_DEPTHWISE(X) X(8)
+#define SRK_DEPTHWISE(X) X(4, 8)
 #else
 #define SRK_DIRECT(X) X(1, 12) X(2, 6) X(3, 4)
 #define SRK_THIN(X) X(1, 8) X(2, 6) X(3, 4) X(4, 2)
-#define SRK_DEPTHWISE(X) X(8)
+#define SRK_DEPTHWISE(X) X(4, 8)
 #endif
 
 #define SRK_RUN_DIRECT(vectors, pixels)                                             \
@@ -128,8 +132,10 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
     bool run_thin_##channels##x##pixels(const ConvParams& p) {                      \
         return drive(p, thin_block<channels, pixels>, L, pixels);                   \
     }
-#define SRK_RUN_DEPTHWISE(pixels)                                                   \
-    bool run_depthwise_##pixels(const ConvParams& p) { return drive(p, depthwise_block<pixels>, L, pixels); }
+#define SRK_RUN_DEPTHWISE(vectors, pixels)                                          \
+    bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {                  \
+        return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels);     \
+    }
 SRK_DIRECT(SRK_RUN_DIRECT)
 SRK_THIN(SRK_RUN_THIN)
 SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
@@ -138,5 +144,6 @@ SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
     {"direct_" #vectors "x" #pixels, kDirect, vectors * L, pixels, run_direct_##vectors##x##pixels},
 #define SRK_ROW_THIN(channels, pixels) \
     {"thin_" #channels "x" #pixels, kThin, channels, pixels, run_thin_##channels##x##pixels},
-#define SRK_ROW_DEPTHWISE(pixels) {"depthwise_" #pixels, kDepthwise, L, pixels, run_depthwise_##pixels},
+#define SRK_ROW_DEPTHWISE(vectors, pixels) \
+    {"depthwise_" #vectors "x" #pixels, kDepthwise, vectors * L, pixels, run_depthwise_##vectors##x##pixels},
 const ConvKernel kKernels[] = {SRK_DIRECT(SRK_ROW_DIRECT) SRK_THIN(SRK_ROW_THIN) SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};
