@@ -32,6 +32,7 @@ class Progress:
                 progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # else results meant for a file would end on stderr
             )
             self.whole = self.bar.add_task("pictures", total=self.pictures, visible=self.pictures > 1)
             self.tiles = self.bar.add_task("tiles", total=None)
