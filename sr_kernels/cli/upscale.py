@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 DTYPES = ("float32", "bfloat16", "float16")
-_PIXELS = 89_478_485
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -53,9 +52,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add(
         "--max-pixels",
         type=positive,
-        default=_PIXELS,
         metavar="N",
-        help="refuse larger inputs, which may be decompression bombs (default: %(default)s)",
+        help="refuse larger inputs, which may be decompression bombs (default: about 89 million)",
     )
     return parser
 
@@ -70,12 +68,14 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
+    from sr_kernels.image import MAX_PIXELS
     from sr_kernels.pipeline import check_scale, resolve_model
 
     model = resolve_model(args.weights or args.model, args.scale)
     scale = int(getattr(model, "scale", 0))
     check_scale(args.scale, scale)
-    job = Job(model, scale, args.tile, args.dtype, args.backend, args.overwrite, args.max_pixels)
+    limit = args.max_pixels or MAX_PIXELS
+    job = Job(model, scale, args.tile, args.dtype, args.backend, args.overwrite, limit)
     if args.input.is_dir():
         return _run_folder(job, args.input, args.output)
     target = args.output
