@@ -68,7 +68,7 @@ def conv2d(
     base: Tensor | None = None,
     base_mode: str = "none",
 ) -> Tensor:
-    """The op of the library, unfused. padding is (left, right, top, bottom), in the enlarged input's pixels."""
+    """The op of the library, unfused. padding: (left, right, top, bottom) in the enlarged input's pixels."""
     x = F.interpolate(input, scale_factor=float(upsample), mode="nearest") if upsample > 1 else input
     left, right, top, bottom = padding
     if left == right >= 0 and top == bottom >= 0:

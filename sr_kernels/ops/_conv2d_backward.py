@@ -103,8 +103,27 @@ def _shrink(grad: Tensor, shape: Any, mode: str) -> Tensor:
     if mode == "nearest":
         return aten.upsample_nearest2d_backward(grad, grad.shape[-2:], shape, None, None)
     if mode == "bilinear":
-        return aten.upsample_bilinear2d_backward(grad, grad.shape[-2:], shape, False, None, None)
+        return _shrink_bilinear(grad, int(grad.shape[2] // shape[2]))
     return grad.clone()
+
+
+def _shrink_bilinear(grad: Tensor, factor: int) -> Tensor:
+    """The transpose of bilinear enlargement: triangles of width 2*factor gathered per pixel, the two pixels
+    beyond each border returned to the border. aten's own backward takes no symbolic sizes."""
+    taps = (
+        torch.arange(2 * factor, dtype=torch.float64, device=grad.device) - factor // 2 + 0.5
+    ) / factor - 0.5
+    triangle = (1 - taps.abs()).to(grad.dtype)
+    before, after = factor + factor // 2, 2 * factor - factor // 2
+    x = F.pad(grad.flatten(0, 1).unsqueeze(1), (before, after, before, after))
+    x = F.conv2d(x, (triangle[:, None] * triangle)[None, None], stride=factor)
+    for dim in (2, 3):
+        n = x.shape[dim]
+        inside, first, last = x.narrow(dim, 1, n - 2), x.narrow(dim, 0, 1), x.narrow(dim, n - 1, 1)
+        rows = torch.arange(n - 2, device=x.device).view((-1, 1) if dim == 2 else (1, -1))
+        inside = torch.where(rows == 0, inside + first, inside)
+        x = torch.where(rows == n - 3, inside + last, inside)
+    return x.squeeze(1).unflatten(0, grad.shape[:2])
 
 
 def _window(a: SimpleNamespace) -> tuple[Tensor, list[int]]:
