@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from sr_kernels import ops, reference
 from tests import samples
-from tests.nn.closeness import assert_as_close_together
+from tests.closeness import assert_as_close_together
 
 
 def by_name(sample):

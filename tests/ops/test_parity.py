@@ -14,7 +14,7 @@ from sr_kernels import ops, reference
 from sr_kernels.backends import record_kernels, registry
 from sr_kernels.backends.base import dense_strides, memory_format_of
 from tests import samples
-from tests.nn.closeness import assert_as_close
+from tests.closeness import assert_as_close
 
 BACKENDS = ("auto", "torch")
 OTHER_DTYPES = (torch.float64, torch.bfloat16, torch.float16)

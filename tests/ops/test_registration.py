@@ -14,7 +14,7 @@ import torch._dynamo.testing
 from sr_kernels import ops, reference
 from sr_kernels.backends import record_kernels, use_backend
 from tests import samples
-from tests.nn.closeness import assert_as_close
+from tests.closeness import assert_as_close
 
 OPS = torch.ops.sr_kernels
 
