@@ -66,14 +66,15 @@ void image(int index, uintptr_t x, uintptr_t y, int64_t count, int bits, int thr
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Native kernels of sr_kernels; see csrc/params.h for the contract.";
     m.attr("build_id") = SRK_BUILD_ID;
-    m.def("isas", &isas, "[(name, lanes, [(kernel, kind, channels, pixels), ...]), ...] that run here, best last.");
+    m.def("isas", &isas,
+          "[(name, lanes, [(kernel, kind, channels, pixels), ...]), ...] that run here, best last.");
     m.def("openmp_library", &srk::openmp_library, "Path of the OpenMP runtime in use, '' for none.");
 
-    py::class_<srk::View>(m, "View")
-        .def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {
-                 return srk::View{pointer<float>(data), sn, sy, sx};
-             }),
-             py::arg("data") = 0, py::arg("sn") = 0, py::arg("sy") = 0, py::arg("sx") = 0);
+    py::class_<srk::View>(m, "View").def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {
+                                             return srk::View{pointer<float>(data), sn, sy, sx};
+                                         }),
+                                         py::arg("data") = 0, py::arg("sn") = 0, py::arg("sy") = 0,
+                                         py::arg("sx") = 0);
 
     using P = srk::ConvParams;
     py::class_<P>(m, "ConvParams")
@@ -81,6 +82,7 @@ PYBIND11_MODULE(_C, m) {
             P p{};
             p.step = p.shuffle = p.stride_y = p.stride_x = p.dilation_y = p.dilation_x = p.threads = 1;
             p.scale = 1.0f;
+            p.chain = 1 << 30;
             return p;
         }))
         .def_readwrite("x", &P::x)
@@ -95,18 +97,19 @@ PYBIND11_MODULE(_C, m) {
                  p.prelu = pointer<const float>(prelu);
              })
         .def("set_input",
-             [](P& p, int64_t n, int64_t h, int64_t w, int64_t ci) {
-                 p.n = n, p.h = h, p.w = w, p.ci = ci;
-             })
+             [](P& p, int64_t n, int64_t h, int64_t w, int64_t ci) { p.n = n, p.h = h, p.w = w, p.ci = ci; })
         .def("set_output", [](P& p, int64_t oh, int64_t ow, int64_t co) { p.oh = oh, p.ow = ow, p.co = co; })
         .def("set_window",
-             [](P& p, int32_t kh, int32_t kw, int32_t sy, int32_t sx, int32_t dy, int32_t dx, int64_t top, int64_t left) {
+             [](P& p, int32_t kh, int32_t kw, int32_t sy, int32_t sx, int32_t dy, int32_t dx, int64_t top,
+                int64_t left) {
                  p.kh = kh, p.kw = kw, p.stride_y = sy, p.stride_x = sx, p.dilation_y = dy, p.dilation_x = dx;
                  p.pad_top = top, p.pad_left = left;
              })
-        .def("set_phase", [](P& p, int32_t step, int32_t y, int32_t x) { p.step = step, p.phase_y = y, p.phase_x = x; })
+        .def("set_phase",
+             [](P& p, int32_t step, int32_t y, int32_t x) { p.step = step, p.phase_y = y, p.phase_x = x; })
         .def("set_epilogue",
-             [](P& p, int32_t act, bool after_add, float slope, float scale, float b1, float b2, int32_t shuffle) {
+             [](P& p, int32_t act, bool after_add, float slope, float scale, float b1, float b2,
+                int32_t shuffle) {
                  p.act = act, p.act_after_add = after_add, p.slope = slope, p.scale = scale;
                  p.b1 = b1, p.b2 = b2, p.shuffle = shuffle;
              })
@@ -115,17 +118,33 @@ PYBIND11_MODULE(_C, m) {
                  p.base_mode = mode, p.base_factor = factor, p.base_h = h, p.base_w = w;
              })
         .def_readwrite("kernel", &P::kernel)
+        .def_readwrite("chain", &P::chain)
         .def_readwrite("threads", &P::threads);
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
 
     m.def(
         "shuffle",
-        [](int index, uintptr_t coarse, uintptr_t fine, py::tuple shape, py::tuple xs, py::tuple ys, int s, int size,
-           bool inverse, int threads) {
+        [](int index, uintptr_t coarse, uintptr_t fine, py::tuple shape, py::tuple xs, py::tuple ys, int s,
+           int size, bool inverse, int threads) {
             const auto at = [](const py::tuple& t, size_t i) { return t[i].cast<int64_t>(); };
-            const srk::ShuffleParams p{pointer<void>(coarse), pointer<void>(fine), at(shape, 0), at(shape, 1),
-                                       at(shape, 2), at(shape, 3), at(xs, 0), at(xs, 1), at(xs, 2), at(xs, 3),
-                                       at(ys, 0), at(ys, 1), at(ys, 2), at(ys, 3), s, size, inverse, threads};
+            const srk::ShuffleParams p{pointer<void>(coarse),
+                                       pointer<void>(fine),
+                                       at(shape, 0),
+                                       at(shape, 1),
+                                       at(shape, 2),
+                                       at(shape, 3),
+                                       at(xs, 0),
+                                       at(xs, 1),
+                                       at(xs, 2),
+                                       at(xs, 3),
+                                       at(ys, 0),
+                                       at(ys, 1),
+                                       at(ys, 2),
+                                       at(ys, 3),
+                                       s,
+                                       size,
+                                       inverse,
+                                       threads};
             const srk::Isa& chosen = isa(index);
             py::gil_scoped_release released;
             chosen.shuffle(p);
@@ -134,15 +153,15 @@ PYBIND11_MODULE(_C, m) {
         py::arg("fine_strides"), py::arg("factor"), py::arg("size"), py::arg("inverse"), py::arg("threads"));
     m.def(
         "add",
-        [](int index, uintptr_t x, uintptr_t r1, uintptr_t r2, uintptr_t y, int64_t count, float scale, float b1,
-           float b2, int threads) {
+        [](int index, uintptr_t x, uintptr_t r1, uintptr_t r2, uintptr_t y, int64_t count, float scale,
+           float b1, float b2, int threads) {
             const srk::Isa& chosen = isa(index);
             py::gil_scoped_release released;
-            chosen.add({pointer<float>(x), pointer<float>(r1), pointer<float>(r2), pointer<float>(y), count, scale,
-                        b1, b2, threads});
+            chosen.add({pointer<float>(x), pointer<float>(r1), pointer<float>(r2), pointer<float>(y), count,
+                        scale, b1, b2, threads});
         },
-        py::arg("isa"), py::arg("x"), py::arg("r1"), py::arg("r2"), py::arg("y"), py::arg("count"), py::arg("scale"),
-        py::arg("b1"), py::arg("b2"), py::arg("threads"));
+        py::arg("isa"), py::arg("x"), py::arg("r1"), py::arg("r2"), py::arg("y"), py::arg("count"),
+        py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("threads"));
     m.def("image_to_float", &image<&srk::Isa::image_to_float>);
     m.def("float_to_image", &image<&srk::Isa::float_to_image>);
 }

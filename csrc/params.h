@@ -22,11 +22,11 @@ struct View {
 // Packed channel q is the op's channel (q % (co/s^2))*s^2 + q / (co/s^2), s = shuffle: one store per sub-row.
 struct ConvParams {
     View x, y, res1, res2, base;
-    const float* weight;  // packed for `kernel`
-    const float* bias;    // packed order, padded with zeros to whole blocks; never null
-    const float* prelu;   // as bias; null unless act == kPrelu
-    int64_t n, h, w, ci;  // x
-    int64_t oh, ow, co;   // conv pixels of this phase
+    const float* weight;        // packed for `kernel`
+    const float* bias;          // packed order, padded with zeros to whole blocks; never null
+    const float* prelu;         // as bias; null unless act == kPrelu
+    int64_t n, h, w, ci;        // x
+    int64_t oh, ow, co;         // conv pixels of this phase
     int64_t pad_top, pad_left;  // negative: the first window starts inside x
     int64_t base_h, base_w;     // size of base where it is enlarged on the fly
     int32_t kh, kw, stride_y, stride_x, dilation_y, dilation_x;
@@ -35,6 +35,8 @@ struct ConvParams {
     int32_t shuffle;
     int32_t base_mode, base_factor;
     int32_t kernel;  // index in the kernel table of the chosen ISA
+    int32_t
+        chain;  // additions after which a sum is set aside, at the end of a row of taps: bounds its rounding
     int32_t threads;
     float slope, scale, b1, b2;
 };

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import sr_kernels
 from sr_kernels import models
 from tests.models import plain
-from tests.nn.closeness import assert_as_close, assert_as_close_together
+from tests.closeness import assert_as_close, assert_as_close_together
 
 CASES = list(plain.SMALL)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

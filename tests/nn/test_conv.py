@@ -15,7 +15,7 @@ from torch import nn
 
 import sr_kernels
 from sr_kernels import nn as srnn
-from tests.nn.closeness import assert_as_close, assert_as_close_together
+from tests.closeness import assert_as_close, assert_as_close_together
 
 ACTIVATIONS = {
     "none": lambda c: None,

@@ -10,7 +10,6 @@ struct Source {
     int64_t row, tap, pixel;
 };
 
-
 // Copies the windows of `pixels` conv pixels from (oy, ox) of image n into patch [kh][columns][ci], zero-filled.
 Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels, float* patch) {
     const int64_t columns = (pixels - 1) * p.stride_x + (p.kw - 1) * p.dilation_x + 1;
@@ -29,7 +28,8 @@ Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pi
         __builtin_memset(row + end * p.ci, 0, static_cast<size_t>((columns - end) * p.ci) * 4);
         const float* x = at(p.x, n, iy, first);
         if (p.x.sx == p.ci) {
-            __builtin_memcpy(row + begin * p.ci, x + begin * p.ci, static_cast<size_t>((end - begin) * p.ci) * 4);
+            __builtin_memcpy(row + begin * p.ci, x + begin * p.ci,
+                             static_cast<size_t>((end - begin) * p.ci) * 4);
         } else {
             for (int64_t j = begin; j < end; ++j)
                 __builtin_memcpy(row + j * p.ci, x + j * p.x.sx, static_cast<size_t>(p.ci) * 4);
@@ -83,15 +83,16 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
             const int64_t ix = start * p.stride_x - p.pad_left;
             const int64_t last = ix + (plan.pixels - 1) * p.stride_x + reach_x;
             const Source source = rows_inside && ix >= 0 && last < p.w
-                                      ? Source{at(p.x, n, iy, ix), p.dilation_y * p.x.sy, p.dilation_x * p.x.sx,
-                                               p.stride_x * p.x.sx}
+                                      ? Source{at(p.x, n, iy, ix), p.dilation_y * p.x.sy,
+                                               p.dilation_x * p.x.sx, p.stride_x * p.x.sx}
                                       : gather(p, n, oy, start, plan.pixels, patch);
             prefetch_below(p, n, oy, start, plan.pixels);
             const int64_t count = start + plan.pixels < p.ow ? plan.pixels - (ox - start) : p.ow - ox;
             for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels) {
                 plan.block(p, source, q0 / plan.channels, t);
                 const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
-                epilogue(p, {n, oy, ox, count, q0, channels, t + (ox - start) * plan.channels, plan.channels});
+                epilogue(p,
+                         {n, oy, ox, count, q0, channels, t + (ox - start) * plan.channels, plan.channels});
             }
         }
     }

@@ -9,10 +9,24 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
     constexpr int kGroups = (Pixels + 3) / 4;
     const float* w = p.weight + block * p.kh * p.kw * p.ci * kChannels;
     V sums[Pixels][Vectors];
+    const auto clear = [&] {
 #pragma GCC unroll 32
-    for (int i = 0; i < Pixels; ++i)
+        for (int i = 0; i < Pixels; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) sums[i][v] = V{};
+            for (int v = 0; v < Vectors; ++v) sums[i][v] = V{};
+    };
+    const auto set_aside = [&](bool first) {
+#pragma GCC unroll 32
+        for (int i = 0; i < Pixels; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < Vectors; ++v) {
+                float* at = t + i * kChannels + v * L;
+                store(at, first ? sums[i][v] : load(at) + sums[i][v]);
+            }
+    };
+    clear();
+    bool first = true;
+    int64_t chain = 0;
     const int64_t s = source.pixel;
     // Taps of a row that lie side by side are one run of inputs.
     const bool dense = source.tap == p.ci;
@@ -22,10 +36,12 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
             // Four pixels share a pointer, so that all addresses stay in registers.
             const float* x[kGroups];
 #pragma GCC unroll 8
-            for (int g = 0; g < kGroups; ++g) x[g] = source.data + ky * source.row + kx * source.tap + 4 * g * s;
+            for (int g = 0; g < kGroups; ++g)
+                x[g] = source.data + ky * source.row + kx * source.tap + 4 * g * s;
             for (int64_t c = 0; c < length; ++c, w += kChannels) {
 #pragma GCC unroll 8
-                for (int g = 0; g < kGroups; ++g) __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
+                for (int g = 0; g < kGroups; ++g)
+                    __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
                 V wv[Vectors];
 #pragma GCC unroll 4
                 for (int v = 0; v < Vectors; ++v) {
@@ -42,11 +58,15 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
                 for (int g = 0; g < kGroups; ++g) ++x[g];
             }
         }
+        chain += p.kw * p.ci;
+        if (chain >= p.chain && ky + 1 < p.kh) {
+            set_aside(first);
+            clear();
+            first = false;
+            chain = 0;
+        }
     }
-#pragma GCC unroll 32
-    for (int i = 0; i < Pixels; ++i)
-#pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) store(t + i * kChannels + v * L, sums[i][v]);
+    set_aside(first);
 }
 
 // Few outputs: weights [kh][kw][ceil(ci/L)][Channels][L], inputs in lanes, lanes summed last.
@@ -108,8 +128,10 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
     constexpr int64_t kChannels = Vectors * L;
     for (int v = 0; v < Vectors; ++v) {
         const int64_t channel = block * kChannels + v * L, lanes = p.ci - channel;
-        if (lanes >= L) depthwise_vector<Pixels, true>(p, source, channel, L, t + v * L, kChannels);
-        else if (lanes > 0) depthwise_vector<Pixels, false>(p, source, channel, lanes, t + v * L, kChannels);
+        if (lanes >= L)
+            depthwise_vector<Pixels, true>(p, source, channel, L, t + v * L, kChannels);
+        else if (lanes > 0)
+            depthwise_vector<Pixels, false>(p, source, channel, lanes, t + v * L, kChannels);
     }
 }
 
@@ -124,17 +146,17 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
 #define SRK_DEPTHWISE(X) X(4, 8)
 #endif
 
-#define SRK_RUN_DIRECT(vectors, pixels)                                             \
-    bool run_direct_##vectors##x##pixels(const ConvParams& p) {                     \
-        return drive(p, direct_block<vectors, pixels>, vectors * L, pixels);        \
+#define SRK_RUN_DIRECT(vectors, pixels)                                      \
+    bool run_direct_##vectors##x##pixels(const ConvParams& p) {              \
+        return drive(p, direct_block<vectors, pixels>, vectors * L, pixels); \
     }
-#define SRK_RUN_THIN(channels, pixels)                                              \
-    bool run_thin_##channels##x##pixels(const ConvParams& p) {                      \
-        return drive(p, thin_block<channels, pixels>, L, pixels);                   \
+#define SRK_RUN_THIN(channels, pixels)                            \
+    bool run_thin_##channels##x##pixels(const ConvParams& p) {    \
+        return drive(p, thin_block<channels, pixels>, L, pixels); \
     }
-#define SRK_RUN_DEPTHWISE(vectors, pixels)                                          \
-    bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {                  \
-        return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels);     \
+#define SRK_RUN_DEPTHWISE(vectors, pixels)                                      \
+    bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {              \
+        return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels); \
     }
 SRK_DIRECT(SRK_RUN_DIRECT)
 SRK_THIN(SRK_RUN_THIN)
@@ -146,4 +168,5 @@ SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
     {"thin_" #channels "x" #pixels, kThin, channels, pixels, run_thin_##channels##x##pixels},
 #define SRK_ROW_DEPTHWISE(vectors, pixels) \
     {"depthwise_" #vectors "x" #pixels, kDepthwise, vectors * L, pixels, run_depthwise_##vectors##x##pixels},
-const ConvKernel kKernels[] = {SRK_DIRECT(SRK_ROW_DIRECT) SRK_THIN(SRK_ROW_THIN) SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};
+const ConvKernel kKernels[] = {SRK_DIRECT(SRK_ROW_DIRECT) SRK_THIN(SRK_ROW_THIN)
+                                   SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};

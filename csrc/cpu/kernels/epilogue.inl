@@ -5,8 +5,8 @@
 // Where one tile lies: conv pixels (oy, ox .. ox+count) of image n, packed channels [q0, q0+channels).
 struct Tile {
     int64_t n, oy, ox, count, q0, channels;
-    float* t;        // [count][pitch]
-    int64_t pitch;   // a multiple of L, at least channels rounded up to L
+    float* t;       // [count][pitch]
+    int64_t pitch;  // a multiple of L, at least channels rounded up to L
 };
 
 inline float* at(const View& v, int64_t n, int64_t y, int64_t x) {
@@ -102,8 +102,10 @@ inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int
     if (r1) r += p.b1 * residual<Whole>(r1, p, q, lanes);
     if (r2) r += p.b2 * residual<Whole>(r2, p, q, lanes);
     if (p.act_after_add) r = activate<Act>(r, slope);
-    if (Whole) store(out, r);
-    else store_n(out, r, lanes);
+    if (Whole)
+        store(out, r);
+    else
+        store_n(out, r, lanes);
 }
 
 template <int Act>
@@ -131,13 +133,21 @@ void finish(const ConvParams& p, const Tile& tile) {
 
 void epilogue(const ConvParams& p, const Tile& tile) {
     switch (p.act) {
-        case kRelu: return finish<kRelu>(p, tile);
-        case kLeakyRelu: return finish<kLeakyRelu>(p, tile);
-        case kPrelu: return finish<kPrelu>(p, tile);
-        case kSilu: return finish<kSilu>(p, tile);
-        case kGelu: return finish<kGelu>(p, tile);
-        case kTanh: return finish<kTanh>(p, tile);
-        case kSigmoid: return finish<kSigmoid>(p, tile);
-        default: return finish<kNone>(p, tile);
+        case kRelu:
+            return finish<kRelu>(p, tile);
+        case kLeakyRelu:
+            return finish<kLeakyRelu>(p, tile);
+        case kPrelu:
+            return finish<kPrelu>(p, tile);
+        case kSilu:
+            return finish<kSilu>(p, tile);
+        case kGelu:
+            return finish<kGelu>(p, tile);
+        case kTanh:
+            return finish<kTanh>(p, tile);
+        case kSigmoid:
+            return finish<kSigmoid>(p, tile);
+        default:
+            return finish<kNone>(p, tile);
     }
 }

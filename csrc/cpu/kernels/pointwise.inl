@@ -19,8 +19,10 @@ void shuffle_rows(const void* context, int64_t begin, int64_t end) {
                 for (int64_t dx = 0; dx < s; ++dx) {
                     T* b = fine + (X * s + dx) * p.yx;
                     for (int64_t c = 0; c < p.c; ++c) {
-                        if (Inverse) a[c * ss + dx] = b[c];
-                        else b[c] = a[c * ss + dx];
+                        if (Inverse)
+                            a[c * ss + dx] = b[c];
+                        else
+                            b[c] = a[c * ss + dx];
                     }
                 }
             }
@@ -30,8 +32,10 @@ void shuffle_rows(const void* context, int64_t begin, int64_t end) {
                 T* b = fine + c * p.yc;
                 for (int64_t X = 0; X < p.w; ++X)
                     for (int64_t dx = 0; dx < s; ++dx) {
-                        if (Inverse) a[dx * p.xc + X] = b[X * s + dx];
-                        else b[X * s + dx] = a[dx * p.xc + X];
+                        if (Inverse)
+                            a[dx * p.xc + X] = b[X * s + dx];
+                        else
+                            b[X * s + dx] = a[dx * p.xc + X];
                     }
             }
         }
@@ -41,10 +45,14 @@ void shuffle_rows(const void* context, int64_t begin, int64_t end) {
 template <class T, bool ChannelsLast, bool Inverse>
 TaskFn shuffle_by_factor(int32_t s) {
     switch (s) {
-        case 2: return shuffle_rows<T, 2, ChannelsLast, Inverse>;
-        case 3: return shuffle_rows<T, 3, ChannelsLast, Inverse>;
-        case 4: return shuffle_rows<T, 4, ChannelsLast, Inverse>;
-        default: return shuffle_rows<T, 0, ChannelsLast, Inverse>;
+        case 2:
+            return shuffle_rows<T, 2, ChannelsLast, Inverse>;
+        case 3:
+            return shuffle_rows<T, 3, ChannelsLast, Inverse>;
+        case 4:
+            return shuffle_rows<T, 4, ChannelsLast, Inverse>;
+        default:
+            return shuffle_rows<T, 0, ChannelsLast, Inverse>;
     }
 }
 
@@ -88,19 +96,31 @@ void to_float_chunk(const void* context, int64_t begin, int64_t end) {
     for (int64_t i = begin * kChunk; i < stop; ++i) y[i] = static_cast<float>(x[i]) / full;
 }
 
-// Clamped to [0, 1], rounded half to even; NaN becomes 0.
+// One vector of integers: clamped to [0, 1], scaled, rounded half to even; NaN becomes 0.
+template <class T>
+inline void to_integers(V x, T* y) {
+    typedef T Integers __attribute__((vector_size(sizeof(T) * SRK_LANES), aligned(1), may_alias));
+    x = x > 0.0f ? x : V{};
+    x = (x < 1.0f ? x : splat(1.0f)) * (sizeof(T) == 1 ? 255.0f : 65535.0f);
+    SRK_OPAQUE(
+        x);  // the product is rounded by itself, as eager PyTorch's is: fused, ties would fall otherwise
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+    const VI integers = (VI)(x + kMagic) - 0x4b400000;
+    *reinterpret_cast<Integers*>(y) = __builtin_convertvector(integers, Integers);
+}
+
 template <class T>
 void to_image_chunk(const void* context, int64_t begin, int64_t end) {
     const ImageParams& p = *static_cast<const ImageParams*>(context);
     const float* x = static_cast<const float*>(p.x);
     T* y = static_cast<T*>(p.y);
-    const float full = sizeof(T) == 1 ? 255.0f : 65535.0f;
-    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const int64_t stop = end * kChunk < p.count ? end * kChunk : p.count;
-    for (int64_t i = begin * kChunk; i < stop; ++i) {
-        float v = x[i] > 0.0f ? x[i] : 0.0f;
-        v = v < 1.0f ? v : 1.0f;
-        y[i] = static_cast<T>(static_cast<int32_t>((v * full + kMagic) - kMagic));
+    int64_t i = begin * kChunk;
+    for (; i + L <= stop; i += L) to_integers(load(x + i), y + i);
+    if (i < stop) {
+        T last[SRK_LANES];
+        to_integers(load_n(x + i, stop - i), last);
+        __builtin_memcpy(y + i, last, static_cast<size_t>(stop - i) * sizeof(T));
     }
 }
 

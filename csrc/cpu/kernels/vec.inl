@@ -7,6 +7,13 @@ typedef float V __attribute__((vector_size(4 * SRK_LANES)));
 typedef int32_t VI __attribute__((vector_size(4 * SRK_LANES)));
 typedef float VU __attribute__((vector_size(4 * SRK_LANES), aligned(4), may_alias));
 
+// Hides a vector's origin from the compiler.
+#if defined(__x86_64__)
+#define SRK_OPAQUE(v) __asm__("" : "+v"(v))
+#else
+#define SRK_OPAQUE(v) __asm__("" : "+w"(v))
+#endif
+
 inline V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
 inline void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
 inline V splat(float s) { return s - V{}; }
@@ -51,7 +58,7 @@ inline V copy_sign(V magnitude, V sign) {
 
 // e^x within 1.1 units in the last place: x = n*log(2) + r, |r| <= log(2)/2, then the series to r^7.
 inline V exp(V x) {
-    x = clamp(x, -87.3f, 88.7f);
+    x = clamp(x, -104.0f, 104.0f);         // beyond: zero and infinity, by the scaling below
     constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
     const V shifted = x * 1.44269504f + kMagic;
     const V n = shifted - kMagic;
@@ -63,7 +70,7 @@ inline V exp(V x) {
     p = p * r + 1.6666667e-1f;
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
-    // n may reach 128: scale by half of it twice.
+    // 2^n may be no number of its own: scale by half of n twice.
     const VI ni = (VI)shifted - 0x4b400000;
     const VI half = ni >> 1;
     const V s1 = (V)((half + 127) << 23), s2 = (V)((ni - half + 127) << 23);

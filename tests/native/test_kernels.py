@@ -1,0 +1,258 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel of every instruction set of this machine, by name: results, bounds, and what must not matter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sr_kernels import reference
+from sr_kernels.backends import record_kernels
+from sr_kernels.backends.base import ConvArgs
+from sr_kernels.config import set_precision
+from tests import samples
+from tests.closeness import assert_as_close
+
+cpu = pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
+
+KERNELS = [(isa.name, kernel) for isa in cpu.ISAS for kernel in isa.kernels]
+NAMES = [f"{isa}-{kernel.name}" for isa, kernel in KERNELS]
+every_kernel = pytest.mark.parametrize(("isa", "kernel"), KERNELS, ids=NAMES)
+every_precision = pytest.mark.parametrize("precision", ["highest", "high"])
+every_isa = pytest.mark.parametrize("isa", [isa.name for isa in cpu.ISAS])
+
+
+def layer(isa, kernel, height=5, width=None, extra=1, **changes):
+    """A layer that this kernel is chosen for: one block of outputs and, where it has blocks, one more channel."""
+    lanes = next(i.lanes for i in cpu.ISAS if i.name == isa)
+    width = 2 * kernel.pixels + 3 if width is None else width
+    co = kernel.channels + (extra if kernel.kind != "thin" else 0)
+    ci, groups = (co, co) if kernel.kind == "depthwise" else (lanes + 3, 1)
+    normal = torch.Generator().manual_seed(kernel.index)
+    x = torch.randn(1, ci, height, width, generator=normal)
+    args = ConvArgs(
+        x.contiguous(memory_format=torch.channels_last),
+        torch.randn(co, ci // groups, 3, 3, generator=normal) / (9 * ci / groups) ** 0.5,
+        torch.randn(co, generator=normal),
+        padding=(1, 1, 1, 1),
+        groups=groups,
+        activation="prelu",
+        prelu_weight=torch.rand(co, generator=normal),
+    )
+    return replace(args, **changes)
+
+
+def eager(args, dtype=torch.float32):
+    fields = {f: getattr(args, f) for f in args.__dataclass_fields__}
+    return reference.conv2d(**samples.convert(fields, dtype))
+
+
+def run(monkeypatch, isa, kernel, args, y=None):
+    """The op by exactly this kernel, whatever the table would choose, into memory full of NaN."""
+    if y is None:
+        y = torch.full(args.output_shape(), float("nan")).contiguous(memory_format=torch.channels_last)
+    with cpu.limit_isa(isa), record_kernels() as names, monkeypatch.context() as patch:
+        patch.setattr(cpu.Isa, "kernel_for", lambda *_: kernel)
+        cpu._conv_into(args, y)
+    assert names == [f"cpu/{kernel.name}/{isa}"]
+    return y
+
+
+def assert_pooled(outcomes):
+    """(ours, eager, exact) of several calls together: the errors of few elements are too few to compare."""
+    assert_as_close(*(torch.cat([o.flatten() for o in part]) for part in zip(*outcomes, strict=True)))
+
+
+@every_precision
+@every_kernel
+def test_against_float64(monkeypatch, isa, kernel, precision):
+    pictures = [
+        (5, None),
+        (1, 1),
+        (2, kernel.pixels),
+        (3, kernel.pixels + 1),
+        (4, kernel.pixels - 1),
+        (9, 61),
+    ]
+    outcomes = []
+    for height, width in pictures:
+        args = layer(isa, kernel, height, width)
+        with set_precision(precision):
+            y = run(monkeypatch, isa, kernel, args)
+        outcomes.append((y, eager(args), eager(args, torch.float64)))
+    with set_precision(precision):
+        assert_pooled(outcomes)
+
+
+@every_kernel
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
+def test_windows(monkeypatch, isa, kernel, size):
+    args = layer(isa, kernel, height=11, width=65, extra=3)
+    weight = torch.randn(*args.weight.shape[:2], size, size) / (args.weight.shape[1] * size * size) ** 0.5
+    outcomes = []
+    for stride, dilation in ((1, 1), (2, 1), (1, 2), (2, 3)):
+        reach = dilation * (size - 1)
+        each = replace(
+            args,
+            weight=weight,
+            stride=(stride, stride),
+            dilation=(dilation, dilation),
+            padding=(reach // 2, reach - reach // 2, reach, 0),
+        )
+        outcomes.append((run(monkeypatch, isa, kernel, each), eager(each), eager(each, torch.float64)))
+    assert_pooled(outcomes)
+
+
+@every_kernel
+def test_only_its_slice_is_written(monkeypatch, isa, kernel):
+    """Input and output are channels of wider buffers: neighbours are neither read (NaN) nor written (canary)."""
+    args = layer(isa, kernel)
+    n, ci, h, w = args.input.shape
+    wide = torch.full((n, ci + 5, h, w), float("nan")).contiguous(memory_format=torch.channels_last)
+    wide[:, 2 : 2 + ci] = args.input
+    co = args.weight.shape[0]
+    out = torch.full((n, co + 7, h, w), 12345.0).contiguous(memory_format=torch.channels_last)
+    sliced = replace(args, input=wide[:, 2 : 2 + ci])
+    y = run(monkeypatch, isa, kernel, sliced, out[:, 3 : 3 + co])
+    assert torch.equal(y, run(monkeypatch, isa, kernel, args))
+    assert (out[:, :3] == 12345.0).all()
+    assert (out[:, 3 + co :] == 12345.0).all()
+
+
+@every_kernel
+def test_guard_bytes_around_the_output(monkeypatch, isa, kernel):
+    args = layer(isa, kernel, extra=3)
+    n, co, h, w = args.output_shape()
+    memory = torch.full((n * co * h * w + 128,), 12345.0)
+    y = memory[64:-64].view(n, h, w, co).permute(0, 3, 1, 2)
+    run(monkeypatch, isa, kernel, args, y)
+    assert (memory[:64] == 12345.0).all()
+    assert (memory[-64:] == 12345.0).all()
+    assert not y.isnan().any()
+
+
+@every_kernel
+def test_a_cut_picture_gives_the_same_bits(monkeypatch, isa, kernel):
+    """An output pixel is the same wherever its tile begins, at any number of threads, at every repeat."""
+    args = layer(isa, kernel, height=12, width=3 * kernel.pixels + 5)
+    whole = run(monkeypatch, isa, kernel, args)
+    assert torch.equal(whole, run(monkeypatch, isa, kernel, args))
+    for left, top in ((1, 0), (5, 3), (kernel.pixels, 4)):
+        part = run(monkeypatch, isa, kernel, replace(args, input=args.input[:, :, top:, left:]))
+        assert torch.equal(part[:, :, 1:, 1:], whole[:, :, top + 1 :, left + 1 :])
+    monkeypatch.setattr(cpu, "_SERIAL_FLOPS", 0)
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        try:
+            assert torch.equal(whole, run(monkeypatch, isa, kernel, args))
+        finally:
+            torch.set_num_threads(before)
+
+
+@every_kernel
+def test_inputs_at_any_address(monkeypatch, isa, kernel):
+    args = layer(isa, kernel)
+    expected = run(monkeypatch, isa, kernel, args)
+    n, c, h, w = args.input.shape
+    for offset in range(1, 16):
+        memory = torch.empty(args.input.numel() + offset)
+        x = memory[offset:].view(n, h, w, c).permute(0, 3, 1, 2).copy_(args.input)
+        assert torch.equal(expected, run(monkeypatch, isa, kernel, replace(args, input=x)))
+
+
+def test_the_table_chooses_by_channels_alone():
+    for isa in cpu.ISAS:
+        for kernel in isa.kernels:
+            args = layer(isa.name, kernel, extra=0)
+            co, ci = args.weight.shape[0], args.input.shape[1]
+            chosen = isa.kernel_for(co, ci, args.groups)
+            few = kernel.kind == "direct" and co <= 4  # the thin kernel's, where vectors are that short
+            assert chosen.kind == ("thin" if few else kernel.kind)
+            assert chosen.channels >= kernel.channels
+
+
+@every_precision
+@every_isa
+@pytest.mark.parametrize("sample", samples.CONVS, ids=lambda s: s.name)
+def test_samples(isa, sample, precision):
+    args = ConvArgs(**samples.plain(sample, sample.arguments()))
+    if args.input.numel() == 0:
+        return
+    backend = cpu.CpuBackend()
+    grouped = args.groups > 1 and not args.groups == args.weight.shape[0] == args.input.shape[1]
+    refused = grouped or (args.upsample > 1 and max(args.stride) > 1)
+    assert bool(backend.reasons("conv2d", args)) == refused
+    if refused:
+        return
+    outcomes = []
+    for draw in range(draws_for(args.output_shape())):
+        args = ConvArgs(**samples.plain(sample, sample.arguments(draw=draw)))
+        with set_precision(precision), cpu.limit_isa(isa), record_kernels() as names:
+            y = backend.conv2d(args)
+        assert [name.split("/")[0::2] for name in names] == [["cpu", isa]]
+        outcomes.append((y, eager(args), eager(args, torch.float64)))
+    with set_precision(precision):
+        assert_pooled(outcomes)
+
+
+def draws_for(shape):
+    return min(8, math.ceil(2000 / math.prod(shape)))
+
+
+@every_isa
+@pytest.mark.parametrize("sample", samples.DENSE, ids=lambda s: s.name)
+def test_dense_blocks(isa, sample):
+    from sr_kernels import ops
+
+    arguments = sample.arguments()
+    if len(arguments["residual"] or ()) > 1 or arguments["input"].numel() == 0:
+        return
+    with cpu.limit_isa(isa), record_kernels() as names:
+        y = ops.dense_block(**arguments, backend="cpu")
+    assert len(names) == len(arguments["weights"])
+    assert all(name.startswith("cpu/") and name.endswith(isa) for name in names)
+    plain = {**arguments, "residuals": arguments["residual"] or ()}
+    del plain["residual"]
+    exact = reference.dense_block(**samples.convert(plain, torch.float64))
+    assert_as_close(y, reference.dense_block(**plain), exact)
+
+
+@every_isa
+def test_activations_over_their_whole_range(isa):
+    """Each vectorised activation through a 1x1 identity layer, from denormals to overflow."""
+    spread = torch.cat([torch.logspace(-40, 38, 4001), torch.linspace(0, 100, 4001)])
+    x = torch.cat([spread, -spread, torch.zeros(1), -torch.zeros(1)]).view(1, 1, 1, -1)
+    backend = cpu.CpuBackend()
+    for activation in reference.ACTIVATIONS:
+        args = ConvArgs(x, torch.ones(1, 1, 1, 1), activation=activation, negative_slope=0.2)
+        if activation == "prelu":
+            args.prelu_weight = torch.full((1,), 0.3)
+        with cpu.limit_isa(isa):
+            y = backend.conv2d(args)
+        exact = eager(args, torch.float64)
+        finite = exact.abs() < torch.finfo(torch.float32).max
+        # Four units in the last place of the result; a sigmoid too small to be normal may be zero, times x.
+        tiny = torch.finfo(torch.float32).tiny
+        room = 4 * torch.finfo(torch.float32).eps * exact.abs() + tiny * x.double().abs().clamp(1, 200)
+        if activation == "gelu":  # as eager's own: the tail is 0.5*x*(1 + erf), which cancels
+            room = room + 4 * torch.finfo(torch.float32).eps * x.double().abs().clamp(max=6)
+        assert ((y.double() - exact).abs() <= room)[finite].all(), activation
+
+
+@every_isa
+def test_more_than_two_to_the_31_elements_are_addressed(isa):
+    """A picture whose rows lie gigabytes apart, by strides alone."""
+    rows = torch.randn(1, 16, 3, 8)
+    stride = 2**30
+    memory = torch.empty(2 * stride + 8 * 16)  # never touched but for three rows: the system maps it lazily
+    x = memory.as_strided((1, 16, 3, 8), (3 * stride, 1, stride, 16)).copy_(rows)
+    args = ConvArgs(x, torch.randn(5, 16, 3, 3) / 12, padding=(1, 1, 1, 1))
+    near = replace(args, input=rows.contiguous(memory_format=torch.channels_last))
+    backend = cpu.CpuBackend()
+    with cpu.limit_isa(isa):
+        assert torch.equal(backend.conv2d(args), backend.conv2d(near))

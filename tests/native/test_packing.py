@@ -1,0 +1,86 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Packed weights are made once, and anew as soon as the tensor changes."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sr_kernels import ops
+
+cpu = pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
+cpu_pack = cpu.cpu_pack
+
+
+@pytest.fixture
+def packs(monkeypatch):
+    """How often weights were packed."""
+    count = []
+    pack = cpu_pack._pack
+    monkeypatch.setattr(cpu_pack, "_pack", lambda *a: count.append(1) or pack(*a))
+    return count
+
+
+def layer(x, weight, bias=None):
+    return ops.conv2d(x, weight, bias, padding=1, backend="cpu")
+
+
+def test_packed_once(packs):
+    x, weight = torch.randn(1, 5, 6, 7), torch.randn(9, 5, 3, 3)
+    for _ in range(3):
+        layer(x, weight)
+    assert len(packs) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.mul_(2),
+        lambda w: setattr(w, "data", torch.randn_like(w)),
+        lambda w: w[0].fill_(3.0),
+    ],
+    ids=["in place", "other storage", "through a view"],
+)
+def test_a_changed_weight_is_packed_again(packs, change):
+    x, weight, bias = torch.randn(1, 5, 6, 7), torch.randn(9, 5, 3, 3), torch.randn(9)
+    layer(x, weight, bias)
+    with torch.no_grad():
+        change(weight)
+        bias.add_(1)
+    y = layer(x, weight, bias)
+    assert len(packs) == 2
+    torch.testing.assert_close(y, F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4)
+
+
+def test_an_optimiser_step_is_noticed():
+    weight = torch.nn.Parameter(torch.randn(9, 5, 3, 3))
+    x = torch.randn(1, 5, 6, 7)
+    optimiser = torch.optim.Adam([weight], lr=0.1)
+    for _ in range(3):
+        y = layer(x, weight)
+        torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+        optimiser.zero_grad()
+        y.sum().backward()
+        optimiser.step()
+
+
+def test_inference_tensors_are_not_kept(packs):
+    with torch.inference_mode():
+        x, weight = torch.randn(1, 5, 6, 7), torch.randn(9, 5, 3, 3)
+        first = layer(x, weight)
+        weight.mul_(2)  # an inference tensor counts no versions
+        assert torch.equal(layer(x, weight), 2 * first)
+
+
+def test_the_cache_forgets_dead_tensors():
+    x = torch.randn(1, 5, 6, 7)
+    gc.collect()
+    before = len(cpu_pack._cache)
+    for _ in range(5):
+        layer(x, torch.randn(9, 5, 3, 3), torch.randn(9))
+    gc.collect()
+    assert len(cpu_pack._cache) == before
