@@ -83,11 +83,14 @@ def conv2d(
         y = torch.add(y, residual, alpha=factor)
     if activation_after_add:
         y = activate(y, activation, negative_slope, prelu_weight)
-    if pixel_shuffle > 1:
-        y = F.pixel_shuffle(y, pixel_shuffle)
-    if base is not None:
-        y = y + enlarge(base, y.shape[-2:], base_mode)
-    return y
+    return shuffle_and_add(y, pixel_shuffle, base, base_mode)
+
+
+def shuffle_and_add(y: Tensor, factor: int, base: Tensor | None, base_mode: str) -> Tensor:
+    """The end of conv2d: pixel_shuffle(y) + the enlarged base."""
+    if factor > 1:
+        y = pixel_shuffle(y, factor)
+    return y if base is None else y + enlarge(base, y.shape[-2:], base_mode)
 
 
 def dense_block(
@@ -122,6 +125,10 @@ def residual_add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], *, sc
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """(N, C*r*r, H, W) -> (N, C, H*r, W*r) (ESPCN, Shi et al. 2016)."""
+    n, c, h, w = input.shape
+    if n == 0:  # the gradient of F.pixel_shuffle has a wrong shape for an empty batch
+        r = upscale_factor
+        return input.reshape(0, c // (r * r), h * r, w * r)
     return F.pixel_shuffle(input, upscale_factor)
 
 

@@ -74,7 +74,7 @@ def _empty(args: ConvArgs) -> Tensor:
 
 
 OP, _plain = _library.define("conv2d", _SCHEMA, _pack, _empty)
-_library.differentiable("conv2d", OP, _plain, _conv2d_backward.setup, _conv2d_backward.backward)
+_library.differentiable("conv2d", OP, _plain, _conv2d_backward.forward, _conv2d_backward.backward)
 _library.autocast("conv2d", OP, _library.lower_precision)
 _library.vmap("conv2d", OP, samples=(0, 11, 13, 18))
 

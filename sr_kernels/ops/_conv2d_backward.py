@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels import reference
+from sr_kernels.backends.base import memory_format_of, with_format
+from sr_kernels.ops._arguments import pairs
 
 aten = torch.ops.aten
 
@@ -50,29 +53,46 @@ def _derives_from_output(a: SimpleNamespace) -> bool:
     return invertible and a.base is None and (a.activation_after_add or bare)
 
 
-def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    a = SimpleNamespace(**dict(zip(ARGUMENTS, inputs, strict=True)))
-    from_output = _derives_from_output(a)
-    recompute = a.activation != "none" and not from_output
-    after_add = recompute and a.activation_after_add
-    ctx.save_for_backward(
-        a.input,
-        a.weight,
-        a.bias if recompute else None,
-        a.prelu_weight,
-        a.residual1 if after_add else None,
-        a.residual2 if after_add else None,
-        output if from_output else None,
-    )
+def forward(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
+    """The op itself where its gradient follows from its result; otherwise the convolution, whose result is
+    kept as PyTorch keeps it, and then the rest of the epilogue in PyTorch's own pieces."""
+    a = SimpleNamespace(**dict(zip(ARGUMENTS, args, strict=True)))
     ctx.has_bias = a.bias is not None
     ctx.base_shape = None if a.base is None else a.base.shape
-    # No tensor may stay here: only save_for_backward knows how to keep one.
+    # no tensor may stay here: only save_for_backward knows how to keep one
     ctx.settings = {k: None if isinstance(v, Tensor) else v for k, v in vars(a).items()}
+    if a.activation == "none":
+        ctx.save_for_backward(a.input, a.weight, *[None] * 6)
+        return run(*args)
+    if _derives_from_output(a):
+        output = run(*args)
+        ctx.save_for_backward(a.input, a.weight, *[None] * 5, output)
+        return output
+    z, output = _in_steps(a, run)
+    ctx.save_for_backward(a.input, a.weight, a.bias, a.prelu_weight, a.residual1, a.residual2, z, None)
+    return output
+
+
+def _in_steps(a: SimpleNamespace, run: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    """What the activation is applied to, and the op's result."""
+    b = SimpleNamespace(**vars(a))
+    b.activation, b.prelu_weight = "none", None
+    b.pixel_shuffle, b.base, b.base_mode = 1, None, "none"
+    if not a.activation_after_add:
+        b.residual1, b.residual2, b.scale = None, None, 1.0
+    z = run(*(vars(b)[name] for name in ARGUMENTS))
+    y = reference.activate(z, a.activation, a.negative_slope, a.prelu_weight)
+    if not a.activation_after_add:
+        y = y * a.scale if a.scale != 1.0 else y
+        for residual, weight in pairs(a.residual1, a.residual1_weight, a.residual2, a.residual2_weight):
+            y = torch.add(y, residual, alpha=weight)
+    y = reference.shuffle_and_add(y, a.pixel_shuffle, a.base, a.base_mode)
+    return z, with_format(y, memory_format_of(a.input))
 
 
 def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     a = SimpleNamespace(**ctx.settings)
-    a.input, a.weight, a.bias, a.prelu_weight, a.residual1, a.residual2, a.output = ctx.saved_tensors
+    a.input, a.weight, a.bias, a.prelu_weight, a.residual1, a.residual2, a.z, a.output = ctx.saved_tensors
     needs = SimpleNamespace(**dict(zip(ARGUMENTS, ctx.needs_input_grad[1:], strict=True)))
     grads = SimpleNamespace(**dict.fromkeys(ARGUMENTS))
 
@@ -136,7 +156,10 @@ def _window(a: SimpleNamespace) -> tuple[Tensor, list[int]]:
 
 
 def _pre_activation(a: SimpleNamespace) -> Tensor:
-    """What the activation was applied to, computed again."""
+    """What the activation was applied to: as kept, or computed again where it must be differentiable."""
+    if not torch.is_grad_enabled():
+        z: Tensor = a.z
+        return z
     x, padding = _window(a)
     z = F.conv2d(x, a.weight, a.bias, a.stride, padding, a.dilation, a.groups)
     if a.activation_after_add:
@@ -171,12 +194,11 @@ def _activation_backward(grad: Tensor, a: SimpleNamespace, need_weight: bool) ->
             return grad * s * (1 + z * (1 - s)), None
         case "gelu":
             return aten.gelu_backward(grad, z), None
-    slopes = a.prelu_weight.view(1, -1, 1, 1)
-    weight_grad = None
-    if need_weight:
-        weight_grad = torch.where(z > 0, 0.0, z * grad).sum((0, 2, 3))
-        weight_grad = weight_grad if a.prelu_weight.shape[0] > 1 else weight_grad.sum(0, keepdim=True)
-    return torch.where(z > 0, grad, grad * slopes), weight_grad
+    slopes = a.prelu_weight.view(1, -1, 1, 1).expand(1, z.shape[1], 1, 1)
+    dz, dw = aten._prelu_kernel_backward(grad, z, slopes)
+    if not need_weight:
+        return dz, None
+    return dz, dw.sum((0, 2, 3)) if a.prelu_weight.shape[0] > 1 else dw.sum((0, 1, 2, 3)).view(1)
 
 
 def _convolution_backward(grad: Tensor, a: SimpleNamespace, mask: list[bool]) -> tuple[Tensor | None, ...]:

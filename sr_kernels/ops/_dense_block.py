@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,12 +48,13 @@ def _empty(args: DenseBlockArgs) -> Tensor:
     return args.input.new_empty_strided(shape, dense_strides(shape, memory_format_of(args.input)))
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weights, biases, ctx.negative_slope, ctx.scale, ctx.input_scale, *rest = inputs
+def _forward(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
+    input, weights, biases, ctx.negative_slope, ctx.scale, ctx.input_scale, *rest = args
     ctx.residual_weights = rest[1], rest[3]
     ctx.has_residual = rest[0] is not None, rest[2] is not None
     ctx.has_bias = [bias is not None for bias in biases]
     ctx.save_for_backward(input, *weights, *(bias for bias in biases[:-1] if bias is not None))
+    return run(*args)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -112,7 +113,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 OP, _plain = _library.define("dense_block", _SCHEMA, _pack, _empty)
-_library.differentiable("dense_block", OP, _plain, _setup, _backward)
+_library.differentiable("dense_block", OP, _plain, _forward, _backward)
 _library.autocast("dense_block", OP, _library.lower_precision)
 _library.vmap("dense_block", OP, samples=(0, 6, 8))
 

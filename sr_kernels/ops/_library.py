@@ -71,19 +71,20 @@ def differentiable(
     name: str,
     op: Any,
     plain: Callable[..., Tensor],
-    setup: Callable[..., None],
-    backward: Callable[..., Any],
+    forward: Callable[[Any, Callable[..., Tensor], tuple[Any, ...]], Tensor],
+    backward: Callable[[Any, Tensor], tuple[Any, ...]],
 ) -> None:
-    """Registers setup(ctx, inputs, output) and backward(ctx, grad), which returns one gradient per argument.
+    """Registers the op's autograd.
 
-    Unlike torch.library.register_autograd this serves torch.func's transforms too, by the plain op, and
-    costs half as much per call. Lists of tensors are passed as leaves, so that autograd sees them.
+    forward(ctx, run, arguments) gives the result by run(*arguments), the op without autograd, and keeps what
+    backward(ctx, grad) needs for one gradient per argument. Unlike torch.library.register_autograd this
+    serves torch.func's transforms too, by the plain op, and costs half as much per call.
     """
     schema = op._schema.arguments
     defaults = tuple(a.default_value if a.has_default_value() else None for a in schema)
     has_lists = any(isinstance(a.type, torch.ListType) and "Tensor" in str(a.type) for a in schema)
 
-    def below(*args: Any) -> Tensor:
+    def run(*args: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             result: Tensor = op(*args)
         return result
@@ -91,10 +92,7 @@ def differentiable(
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, structure: TreeSpec | None, *leaves: Any) -> Tensor:
-            inputs = leaves if structure is None else tree_unflatten(leaves, structure)
-            output = below(*inputs)
-            setup(ctx, inputs, output)
-            return output
+            return forward(ctx, run, leaves if structure is None else tree_unflatten(leaves, structure))
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -105,8 +103,8 @@ def differentiable(
         if torch._C._are_functorch_transforms_active():
             return plain(*args)
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
-            return below(*args)
-        # the dispatcher drops trailing arguments that equal their defaults
+            return run(*args)
+        # the dispatcher drops trailing arguments that equal their defaults; autograd sees tensors in no list
         args += defaults[len(args) :]
         leaves, structure = tree_flatten(args) if has_lists else (args, None)
         result: Tensor = Function.apply(structure, *leaves)

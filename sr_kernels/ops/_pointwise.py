@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -68,8 +69,9 @@ def _empty_add(args: tuple[Tensor, Any, float]) -> Tensor:
     return _like(args[0], (n, c, h, w))
 
 
-def _setup_shuffle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.factor, ctx.backend = inputs
+def _forward_shuffle(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
+    _, ctx.factor, ctx.backend = args
+    return run(*args)
 
 
 def _shuffle_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -80,10 +82,11 @@ def _unshuffle_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return SHUFFLE(grad, ctx.factor, ctx.backend), None, None
 
 
-def _setup_add(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, _, first, _, second, scale, _ = inputs
+def _forward_add(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
+    _, _, first, _, second, scale, _ = args
     # one factor per argument of the schema, at its tensor's position
     ctx.factors = scale, first, None, second, None, None, None
+    return run(*args)
 
 
 def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -110,9 +113,9 @@ ADD, _plain_add = _library.define(
     _pack_add,
     _empty_add,
 )
-_library.differentiable("pixel_shuffle", SHUFFLE, _plain_shuffle, _setup_shuffle, _shuffle_backward)
-_library.differentiable("pixel_unshuffle", UNSHUFFLE, _plain_unshuffle, _setup_shuffle, _unshuffle_backward)
-_library.differentiable("residual_add", ADD, _plain_add, _setup_add, _add_backward)
+_library.differentiable("pixel_shuffle", SHUFFLE, _plain_shuffle, _forward_shuffle, _shuffle_backward)
+_library.differentiable("pixel_unshuffle", UNSHUFFLE, _plain_unshuffle, _forward_shuffle, _unshuffle_backward)
+_library.differentiable("residual_add", ADD, _plain_add, _forward_add, _add_backward)
 _library.autocast("residual_add", ADD, _library.widest)
 _library.vmap("pixel_shuffle", SHUFFLE, samples=(0,))
 _library.vmap("pixel_unshuffle", UNSHUFFLE, samples=(0,))
