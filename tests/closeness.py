@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The tolerance rule: our error against float64 is at most a multiple of eager's, and half a unit of rounding.
+"""The tolerance rule: our error against float64 is at most a multiple of eager's, and half a rounding.
 
 The multiple is the contract of the precision in force: 2 for "highest", 4 for "high" (docs/design.md).
 """

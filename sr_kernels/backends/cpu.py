@@ -26,7 +26,8 @@ from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
 _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _MAX_KERNEL = 9
-# Additions in a row before a sum is set aside: 128 keeps the error within twice eager's, 1024 within four times.
+# Additions in a row before a sum is set aside: 128 keeps the error within twice eager's, 1024 within four
+# times.
 _CHAIN = {"highest": 128, "high": 1024, "medium": 1 << 30}
 _SERIAL_FLOPS = 2_000_000  # below this, waking a second thread costs more than it saves
 

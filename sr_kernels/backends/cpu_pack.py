@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in the order in which the native kernels read them, made once and kept while the tensor is unchanged."""
+"""Weights in the order in which the native kernels read them, made once and kept while they are unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One of the u*u convolutions that a nearest upsample by u and a kernel come down to; (0, 0) alone for u = 1.
+    """One of the u*u convolutions that a nearest upsample by u and a kernel come down to; one for u = 1.
 
     Output pixels (t*u + y, s*u + x) are the convolution of the small input with `weight`, its window starting
     at (t - top, s - left).
@@ -111,7 +111,8 @@ def phases(
     def make() -> list[Phase]:
         w = weight.detach()
         if upsample == 1:
-            return [Phase(_pack(w, kernel, shuffle, lanes), *w.shape[2:], top, left, 0, 0)]
+            kh, kw = w.shape[2:]
+            return [Phase(_pack(w, kernel, shuffle, lanes), kh, kw, top, left, 0, 0)]
         found = []
         for y in range(upsample):
             rows, kh, phase_top = _collapse(w.double(), 2, upsample, y, top)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A few milliseconds of proof before a kernel is used: each one of an instruction set against NumPy in float64.
+"""A few milliseconds of proof before a kernel is used: each of an instruction set against NumPy in float64.
 
 The result is kept on disk by CPU, instruction set and build, so that it is paid for once per machine.
 """
@@ -98,7 +98,8 @@ def _check(isa: Isa) -> str:
         return ""
     reason = "; ".join(wrong)
     warnings.warn(
-        f"sr_kernels: the {isa.name} CPU kernels failed their self-check on this machine and are left out: {reason}",
+        f"sr_kernels: the {isa.name} CPU kernels failed their self-check on this machine and are left out: "
+        f"{reason}",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -106,7 +107,7 @@ def _check(isa: Isa) -> str:
 
 
 def _check_kernel(isa: Isa, kernel: Any) -> str:
-    """A 3x3 layer with PReLU and a residual on a ragged picture: two full tiles and an odd one a row, padded edges."""
+    """A 3x3 layer with PReLU and a residual on a ragged picture: two tiles and an odd pixel a row."""
     from sr_kernels import _C
 
     rng = np.random.default_rng(0)
@@ -157,7 +158,7 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     p.set_epilogue(3, False, 0.0, 0.5, 1.0, 0.0, 1)
     p.kernel = kernel.index
     _C.conv2d(isa.index, p)
-    # A sum of k terms in float32 is off by at most k roundings of its magnitude; a wrong index is off by far more.
+    # A sum of k terms in float32 is off by at most k roundings of its magnitude, a wrong index by far more.
     bound = 9 * ci * 2.0**-23 * magnitude
     error = float(np.abs(y - truth).max())
     return "" if error <= bound else f"{kernel.name}: error {error:.3g} above {bound:.3g}"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every kernel of every instruction set of this machine, by name: results, bounds, and what must not matter."""
+"""Every kernel of every instruction set of this machine, by name: results, bounds, what must not matter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ every_isa = pytest.mark.parametrize("isa", [isa.name for isa in cpu.ISAS])
 
 
 def layer(isa, kernel, height=5, width=None, extra=1, **changes):
-    """A layer that this kernel is chosen for: one block of outputs and, where it has blocks, one more channel."""
+    """A layer for this kernel: one block of outputs and, where it has blocks, `extra` more channels."""
     lanes = next(i.lanes for i in cpu.ISAS if i.name == isa)
     width = 2 * kernel.pixels + 3 if width is None else width
     co = kernel.channels + (extra if kernel.kind != "thin" else 0)
@@ -109,7 +109,7 @@ def test_windows(monkeypatch, isa, kernel, size):
 
 @every_kernel
 def test_only_its_slice_is_written(monkeypatch, isa, kernel):
-    """Input and output are channels of wider buffers: neighbours are neither read (NaN) nor written (canary)."""
+    """Input and output are channels of wider buffers: neighbours are neither read nor written."""
     args = layer(isa, kernel)
     n, ci, h, w = args.input.shape
     wide = torch.full((n, ci + 5, h, w), float("nan")).contiguous(memory_format=torch.channels_last)
