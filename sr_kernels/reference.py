@@ -43,9 +43,10 @@ def enlarge(base: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """base (N, C, h, w) enlarged to size (H, W), integer factors; mode "none" returns it as it is."""
     if mode == "none":
         return base
+    factor = float(size[0] // base.shape[2])
     if mode == "nearest":
-        return F.interpolate(base, size=tuple(size), mode="nearest")
-    return F.interpolate(base, size=tuple(size), mode="bilinear", align_corners=False)
+        return F.interpolate(base, scale_factor=factor, mode="nearest")
+    return F.interpolate(base, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def conv2d(

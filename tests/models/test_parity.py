@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 import sr_kernels
 from sr_kernels import models
-from tests.models import plain
 from tests.closeness import assert_as_close, assert_as_close_together
+from tests.models import plain
 
 CASES = list(plain.SMALL)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
