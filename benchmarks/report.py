@@ -1,0 +1,246 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of a run: for the terminal, for Markdown, and for the marked blocks of the documents."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.peers import CONTENDERS
+from benchmarks.results import OURS, CaseResult, Result, Run
+
+TITLES = {c.name: c.title for c in CONTENDERS}
+GROUPS = {"layer": "Layers", "memory": "Memory-bound ops", "network": "Whole networks"}
+
+
+def peers_of(run: Run) -> list[str]:
+    """The peers that any case has, in order."""
+    return list(dict.fromkeys(peer for case in run.cases for peer in case.peers))
+
+
+def milliseconds(result: Result | None) -> str:
+    """Three digits, or what stands in for a time."""
+    if result is None or result.timing is None:
+        return "-"
+    return _digits(result.timing.median)
+
+
+def _digits(ms: float) -> str:
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
+
+
+def against(case: CaseResult, peer: str) -> str:
+    """A peer's time and the ratio to it; no ratio where a result is wrong."""
+    result = case.results.get(peer)
+    text = milliseconds(result)
+    if result is None or result.timing is None:
+        return text
+    ratio = case.ratio(peer)
+    if ratio is None:
+        return f"{text} ({'wrong' if not result.parity else 'no ratio'})"
+    return f"{text} ({ratio:.2f}x)"
+
+
+def summary(kernels: Sequence[str]) -> str:
+    """Kernel names, each once, with how often it ran."""
+    return ", ".join(name if n == 1 else f"{n} {name}" for name, n in Counter(kernels).items())
+
+
+def errors(case: CaseResult) -> str:
+    """The largest error of ours and of eager."""
+    mine = case.results[OURS]
+    text = f"{mine.error.largest:.1e} / {case.eager_error.largest:.1e}" if mine.error else "-"
+    return text if mine.parity else f"{text} WRONG"
+
+
+def console() -> Console:
+    """As wide as the terminal; wide where there is none."""
+    found = Console()
+    return found if found.is_terminal else Console(width=180)
+
+
+def show(run: Run, to: Console) -> None:
+    """The tables of all groups, then targets, slower cases and notes."""
+    peers = peers_of(run)
+    for group, title in GROUPS.items():
+        cases = [case for case in run.cases if case.group == group]
+        if not cases:
+            continue
+        table = Table(title=f"{title}: milliseconds, medians (in brackets: times as fast as it ours is)")
+        table.add_column("case", min_width=20)
+        for name in (
+            "GFLOP",
+            "ours",
+            "quartiles",
+            "GFLOP/s",
+            *(TITLES.get(peer, peer) for peer in peers),
+            "error ours/eager",
+        ):
+            table.add_column(name, justify="right")
+        table.add_column("kernels", overflow="fold")
+        for case in cases:
+            gflop, time, rate = _rates(case)
+            cells = [
+                case.name,
+                gflop,
+                time,
+                _quartiles(case),
+                rate,
+                *(against(case, peer) for peer in peers),
+                errors(case),
+            ]
+            table.add_row(*map(Text, cells), Text(summary(case.kernels)))
+        to.print(table)
+    for line in [*targets(run), *slower(run), *notes(run)]:
+        to.print(Text(line))
+
+
+def _quartiles(case: CaseResult) -> str:
+    timing = case.results[OURS].timing
+    return "-" if timing is None else f"{_digits(timing.q1)} - {_digits(timing.q3)}"
+
+
+def _rates(case: CaseResult) -> tuple[str, str, str]:
+    time = case.time(OURS)
+    rate = f"{case.gflop / time * 1e3:.0f}" if time and case.gflop else "-"
+    return f"{case.gflop:.2f}" if case.gflop else "-", milliseconds(case.results[OURS]), rate
+
+
+def targets(run: Run) -> list[str]:
+    """One line for each target."""
+    lines = []
+    for case in run.cases:
+        for wanted, peers in case.targets:
+            found = case.fastest(peers)
+            names = " and ".join(TITLES.get(peer, peer) for peer in peers)
+            if found is None:
+                lines.append(f"target open: {case.name}: no ratio to {names}")
+                continue
+            peer, ratio = found
+            word = "met" if ratio >= wanted else "MISSED"
+            lines.append(
+                f"target {word}: {case.name}: {ratio:.2f}x the fastest of {names} "
+                f"({TITLES.get(peer, peer)}), at least {wanted:.1f}x asked"
+            )
+    return lines
+
+
+def slower(run: Run) -> list[str]:
+    """The cases in which a peer is faster; those within the noise are said to be so."""
+    lines = []
+    for case in run.cases:
+        for peer in case.peers:
+            ratio = case.ratio(peer)
+            if ratio is not None and ratio < 1.0:
+                noise = "" if case.clearly_slower(peer) else " (quartiles overlap)"
+                lines.append(
+                    f"slower than {TITLES.get(peer, peer)}: {case.name}: {ratio:.2f}x{noise}, "
+                    f"{summary(case.kernels)}"
+                )
+    return lines or ["no case is slower than any peer"]
+
+
+def notes(run: Run) -> list[str]:
+    """Why a time is missing or a result is not to be compared."""
+    lines = Counter(
+        f"{TITLES.get(name, name)}: {result.note}"
+        for case in run.cases
+        for name, result in case.results.items()
+        if result.note
+    )
+    found = [f"{line} ({n} cases)" if n > 1 else line for line, n in lines.items()]
+    return found + [
+        f"WRONG: {case.name}: {TITLES.get(name, name)}: error {result.error}"
+        for case in run.cases
+        for name, result in case.results.items()
+        if result.timing and not result.parity
+    ]
+
+
+def wrong(run: Run) -> list[str]:
+    """The cases in which ours has no parity."""
+    return [case.name for case in run.cases if not case.results[OURS].parity]
+
+
+def provenance(run: Run) -> str:
+    """Where and how the figures came about, one sentence."""
+    machine, settings = run.environment, run.settings
+    return (
+        f"{machine['processor']}, {settings['threads']} threads, {machine['extension']} kernels, "
+        f"PyTorch {machine['torch']}, float32; medians of interleaved rounds, freed memory "
+        f"{'kept' if settings['pages_kept'] else 'given back'} by the allocator."
+    )
+
+
+def markdown(run: Run, brief: bool = False) -> str:
+    """The tables as Markdown; brief: the networks and the cases with a target alone, without kernels."""
+    peers = peers_of(run)
+    if brief:
+        cases = [case for case in run.cases if case.targets or case.group == "network"]
+        return "\n\n".join([_grid(cases, peers, brief), f"{provenance(run)} Reproduce: `make bench`."])
+    parts = [
+        f"### {title}\n\n{_grid(cases, peers, brief)}"
+        for group, title in GROUPS.items()
+        if (cases := [case for case in run.cases if case.group == group])
+    ]
+    lists = [
+        "\n".join(f"- {line}" for line in lines) for lines in (targets(run), slower(run), notes(run)) if lines
+    ]
+    return "\n\n".join([provenance(run), *parts, *lists])
+
+
+def _grid(cases: Sequence[CaseResult], peers: Sequence[str], brief: bool) -> str:
+    names = ["case", "ours, ms", *(TITLES.get(peer, peer) for peer in peers)]
+    names += [] if brief else ["GFLOP/s", "error ours / eager", "kernels"]
+    rows = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for case in cases:
+        _, time, rate = _rates(case)
+        cells = [case.name, time, *(against(case, peer) for peer in peers)]
+        cells += [] if brief else [rate, errors(case), summary(case.kernels)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def quality() -> str:
+    """The held-out table of the shipped weights as Markdown, computed now."""
+    from sr_kernels import models
+    from sr_kernels.train.evaluate import evaluate, mean
+
+    rows = ["| scale | bicubic | ours | gain |", "|---|---|---|---|"]
+    for scale in (2, 4):
+        score = mean(evaluate(models.embedded(scale), scale))
+        rows.append(
+            f"| x{scale} | {score.bicubic_psnr:.2f} dB, {score.bicubic_ssim:.4f} "
+            f"| {score.model_psnr:.2f} dB, {score.model_ssim:.4f} | {score.gain:+.2f} dB |"
+        )
+    return "\n".join(rows)
+
+
+def fill(path: Path, block: str, text: str) -> bool:
+    """Puts text between the marks <!-- block:start --> and <!-- block:end --> of a file; whether it changed.
+
+    Raises ValueError where the file has no such marks.
+    """
+    before = path.read_text()
+    pattern = re.compile(rf"(<!-- {block}:start -->\n).*?(<!-- {block}:end -->)", re.DOTALL)
+    if not pattern.search(before):
+        raise ValueError(f"{path} has no block between <!-- {block}:start --> and <!-- {block}:end -->")
+    after = pattern.sub(lambda match: f"{match[1]}{text}\n{match[2]}", before)
+    if after != before:
+        path.write_text(after)
+    return after != before
+
+
+def filled(path: Path, block: str) -> str:
+    """What stands between the marks now."""
+    match = re.search(rf"<!-- {block}:start -->\n(.*?)\n?<!-- {block}:end -->", path.read_text(), re.DOTALL)
+    if match is None:
+        raise ValueError(f"{path} has no block {block}")
+    return match[1]

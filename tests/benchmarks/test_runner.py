@@ -1,0 +1,198 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Cases construct, ours and plain agree, peers run, the runner interleaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import sr_kernels
+from benchmarks import machine, peers, plain
+from benchmarks.cases import CASES, select
+from benchmarks.problems import ConvCase, NetworkCase, Problem
+from benchmarks.results import OURS
+from benchmarks.runner import Settings, exact, gflop, interleave, measure
+
+BRIEF = Settings(seconds=0.0, fewest=2, most=2, sample=0.0)
+SMALL = ConvCase("small", 8, 9, ci=5, co=12, activation="prelu", pixel_shuffle=2, base_mode="nearest")
+
+
+def small(case):
+    """The case on a small picture."""
+    return dataclasses.replace(case, height=16, width=24)
+
+
+def test_names_are_unique_and_groups_known():
+    labels = [case.label() for case in CASES]
+    assert len(set(labels)) == len(labels)
+    assert {case.group for case in CASES} == {"layer", "memory", "network"}
+
+
+def test_cases_are_selected_by_name_and_group():
+    assert [case.group for case in select(["network"])] == ["network"] * len(select(["network"]))
+    assert len(select(["transposed", "DENSE block"])) == 3
+    assert select() == list(CASES)
+    with pytest.raises(ValueError, match="'nonsense'"):
+        select(["transposed", "nonsense"])
+
+
+def test_targets_name_contenders():
+    known = {c.name for c in peers.CONTENDERS} - {OURS}
+    targets = [target for case in CASES for target in case.targets]
+    assert targets
+    assert all(set(target.against) <= known and target.ratio >= 1.0 for target in targets)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label())
+def test_every_case_runs_and_agrees(case):
+    found = measure(small(case), peers.contenders(["eager", "eager_cl"]), BRIEF)
+    assert list(found.results) == [OURS, "eager", "eager_cl"]
+    assert all(r.parity for r in found.results.values()), found
+    assert all(r.timing is not None and r.timing.rounds == 2 for r in found.results.values())
+    assert found.kernels
+    assert (found.gflop > 0) == (case.group != "memory")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label())
+def test_every_case_can_run_natively(case):
+    if reasons := sr_kernels.available_backends()["cpu"]:
+        pytest.skip(f"no native kernels here: {'; '.join(reasons)}")
+    with torch.no_grad(), sr_kernels.record_kernels() as kernels:
+        peers.ours(small(case).build(), "cpu")()
+    assert kernels
+    assert all(name.startswith("cpu/") for name in kernels)
+
+
+def test_a_case_is_the_same_every_time():
+    first, second = SMALL.build(), SMALL.build()
+    assert all(torch.equal(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
+    state = second.plain.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.plain.state_dict().items())
+
+
+def test_a_wrong_result_of_ours_is_noticed():
+    class Wrong(ConvCase):
+        def build(self) -> Problem:
+            problem = super().build()
+            right = problem.ours
+            problem.ours = lambda *inputs: right(*inputs) * (1 + 1e-5)
+            return problem
+
+    found = measure(Wrong("wrong", 8, 8), peers.contenders(["eager"]), BRIEF)
+    assert not found.results[OURS].parity
+    assert found.results["eager"].parity
+    assert found.ratio("eager") is None
+
+
+def test_a_result_of_another_shape_is_an_error():
+    class Wrong(ConvCase):
+        def build(self) -> Problem:
+            problem = super().build()
+            right = problem.ours
+            problem.ours = lambda *inputs: right(*inputs)[:, :1]
+            return problem
+
+    with pytest.raises(ValueError, match="the exact one"):
+        measure(Wrong("wrong", 8, 8), peers.contenders(["eager"]), BRIEF)
+
+
+def test_a_failing_peer_is_noted():
+    def build(problem: Problem) -> peers.Call:
+        raise RuntimeError("no such runtime")
+
+    contenders = [*peers.contenders(["eager"]), peers.Contender("broken", "broken", build)]
+    absent = peers.Contender("absent", "absent", build, lambda: "not installed")
+    found = measure(SMALL, [*contenders, absent], BRIEF)
+    assert found.results["broken"].note == "RuntimeError: no such runtime"
+    assert found.results["absent"].note == "not installed"
+    assert found.results["broken"].timing is None
+    assert found.ratio("eager") is not None
+
+
+def test_unknown_peers_are_named():
+    with pytest.raises(ValueError, match="nobody"):
+        peers.contenders(["eager", "nobody"])
+
+
+@pytest.mark.slow
+def test_the_compiled_peer_is_compiled_and_frozen(monkeypatch):
+    """Inductor ran, without a graph break, with constants in place of the weights."""
+    from torch._inductor import freezing
+
+    frozen = []
+    freeze = freezing.freeze
+    monkeypatch.setattr(freezing, "freeze", lambda *args: (frozen.append(1), freeze(*args))[1])
+    if note := next(c for c in peers.CONTENDERS if c.name == "compiled").missing():
+        pytest.skip(note)
+    with torch.no_grad(), torch._inductor.utils.fresh_cache():
+        problem = SMALL.build()
+        y = peers.compiled(problem)()
+        assert frozen
+        assert torch.allclose(y, problem.plain(*problem.inputs), atol=1e-5)
+
+
+def test_rounds_take_turns():
+    """Every callable once a round, the first one rotating; a sample is the mean of its calls."""
+    ticks = itertools.count()
+    order = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    timings = interleave(calls, Settings(0.0, fewest=3, most=9, sample=1.0), lambda: float(next(ticks)))
+    assert order == list("aabbcc") + list("abc") + list("bca") + list("cab")
+    assert all(t.median == 1000.0 and t.rounds == 3 and t.calls == 1 for t in timings.values())
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (0.2, 5), (9.0, 7)])
+def test_time_decides_the_number_of_rounds(seconds, rounds):
+    now = 0.0
+
+    def work() -> None:
+        nonlocal now
+        now += 0.01
+
+    settings = Settings(seconds, fewest=3, most=7, sample=0.04)
+    timing = interleave({"a": work}, settings, lambda: now)["a"]
+    assert (timing.rounds, timing.calls) == (rounds, 4)
+    assert timing.median == pytest.approx(10.0)
+
+
+def test_operations_are_counted():
+    assert gflop(ConvCase("c", 8, 8, ci=3, co=5).build()) == pytest.approx(2 * 8 * 8 * 5 * 3 * 9 / 1e9)
+
+
+def test_the_exact_result_is_of_float64():
+    problem = SMALL.build()
+    truth = exact(problem)
+    assert truth.dtype == torch.float64
+    assert next(problem.plain.parameters()).dtype == torch.float32
+    assert 0 < (problem.plain(*problem.inputs) - truth).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", plain.NETWORKS)
+def test_plain_networks_have_the_state_dicts_of_ours(name):
+    ours = sr_kernels.create(name).state_dict()
+    theirs = plain.NETWORKS[name](scale=sr_kernels.create(name).scale).state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_embedded_weights_are_copied():
+    problem = NetworkCase("n", 8, 8, scale=2, embedded=True).build()
+    assert isinstance(problem.plain, plain.SRVGG)
+    model = sr_kernels.models.embedded(2).state_dict()
+    assert all(torch.equal(tensor, model[name]) for name, tensor in problem.plain.state_dict().items())
+
+
+def test_kaiming_weights_show_every_layer():
+    layer = nn.Conv2d(64, 64, 3)
+    plain.kaiming_(layer)
+    assert layer.weight.std().item() == pytest.approx((2 / 576) ** 0.5, rel=0.05)
+
+
+def test_the_machine_is_described():
+    found = machine.environment()
+    assert {"processor", "cores", "python", "torch", "sr_kernels", "extension"} <= set(found)
+    assert all(isinstance(value, str) and value for value in found.values())
