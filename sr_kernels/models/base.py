@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sr_kernels.backends.base import memory_format_of, with_format
 from sr_kernels.nn.geometry import receptive_radius
 
 
@@ -26,9 +27,10 @@ class SRModel(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
-        plain = input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last)
-        y = self._enlarge(input.contiguous(memory_format=torch.channels_last))
-        return y.contiguous(memory_format=torch.contiguous_format if plain else torch.channels_last)
+        # with_format and not .contiguous(): a picture of one channel must carry channels_last strides too,
+        # or every layer behind it would answer in the contiguous format.
+        y = self._enlarge(with_format(input, torch.channels_last))
+        return with_format(y, memory_format_of(input))
 
     def _enlarge(self, x: Tensor) -> Tensor:
         """The network itself, channels_last in and out."""
