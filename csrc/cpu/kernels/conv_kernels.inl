@@ -7,6 +7,7 @@ template <int Vectors, int Pixels>
 void direct_block(const ConvParams& p, const Source& source, int64_t block, float* t) {
     constexpr int64_t kChannels = Vectors * L;
     constexpr int kGroups = (Pixels + 3) / 4;
+    static_assert(Pixels <= kMaxPixels, "the epilogue has room for kMaxPixels");
     const float* w = p.weight + block * p.kh * p.kw * p.ci * kChannels;
     V sums[Pixels][Vectors];
     const auto clear = [&] {

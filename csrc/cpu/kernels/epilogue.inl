@@ -9,6 +9,8 @@ struct Tile {
     int64_t pitch;  // a multiple of L, at least channels rounded up to L
 };
 
+constexpr int64_t kMaxPixels = 24;  // of a tile
+
 inline float* at(const View& v, int64_t n, int64_t y, int64_t x) {
     return v.data + n * v.sn + y * v.sy + x * v.sx;
 }
@@ -58,34 +60,40 @@ void base_run(const ConvParams& p, int64_t n, int64_t Y, int64_t X, int64_t c0, 
     }
 }
 
-// Stores one conv pixel of finished sums, shuffled, with base added.
-inline void scatter(const ConvParams& p, const Tile& tile, const float* sums, int64_t py, int64_t px) {
-    const int64_t s = p.shuffle, colours = p.co / (s * s);
-    // Consecutive pixels of a sub-row are one run where y is dense.
+// Stores a tile of finished sums, shuffled, with base added: sub-row by sub-row, each a run of packed channels that
+// lies side by side in y, where y is dense over the pixels of the sub-row too.
+inline void scatter(const ConvParams& p, const Tile& tile) {
+    const int64_t s = p.shuffle, colours = p.co / (s * s), end = tile.q0 + tile.channels;
     const int64_t run_length = p.y.sx == colours ? s * colours : colours;
-    // With a nearest base and pixels that never straddle two of its own, every sub-row adds the same run.
-    const bool same_base = p.base_mode == kBaseNearest && p.base_factor % p.shuffle == 0;
-    constexpr int64_t kRun = 256;
-    float base[kRun];
-    int64_t base_phase = -1;
-    for (int64_t q = tile.q0; q < tile.q0 + tile.channels;) {
-        const int64_t within = q % run_length;
-        int64_t m = run_length - within;
-        if (m > tile.q0 + tile.channels - q) m = tile.q0 + tile.channels - q;
+    const int64_t Y0 = (tile.oy * p.step + p.phase_y) * s, X0 = (tile.ox * p.step + p.phase_x) * s;
+    const int64_t step_x = p.step * s;
+    constexpr int64_t kRun = 64;
+    // A nearest base whose pixels cover whole conv pixels adds the same run in every sub-row: made once.
+    const bool repeated = p.base_mode == kBaseNearest && p.base_factor % p.shuffle == 0 && run_length <= kRun;
+    float repeats[kMaxPixels * kRun];
+    if (repeated)
+        for (int64_t i = 0; i < tile.count; ++i)
+            base_run(p, tile.n, Y0, X0 + i * step_x, 0, run_length, repeats + i * kRun);
+    for (int64_t q = tile.q0; q < end;) {
+        const int64_t within = q % run_length, sub = q / colours, c = q % colours;
+        int64_t m = run_length - within < end - q ? run_length - within : end - q;
         if (m > kRun) m = kRun;
-        const int64_t sub = q / colours;  // (dy, dx) of the run's first pixel
-        const int64_t Y = py * s + sub / s, X = px * s + sub % s, c = q % colours;
-        if (p.base_mode != kBaseNone && !(same_base && base_phase == within * kRun + m)) {
-            base_run(p, tile.n, Y, X, c, m, base);
-            base_phase = within * kRun + m;
-        }
+        const int64_t Y = Y0 + sub / s, X = X0 + sub % s;
         float* out = at(p.y, tile.n, Y, X) + c;
-        const float* in = sums + (q - tile.q0);
-        for (int64_t i = 0; i < m; i += L) {
-            const int64_t lanes = m - i < L ? m - i : L;
-            V r = load_n(in + i, lanes);
-            if (p.base_mode != kBaseNone) r += load_n(base + i, lanes);
-            store_n(out + i, r, lanes);
+        const float* in = tile.t + (q - tile.q0);
+        for (int64_t i = 0; i < tile.count; ++i, out += step_x * p.y.sx, in += tile.pitch) {
+            float own[kRun];
+            const float* base = repeats + i * kRun + within;
+            if (!repeated && p.base_mode != kBaseNone) {
+                base_run(p, tile.n, Y, X + i * step_x, c, m, own);
+                base = own;
+            }
+            for (int64_t j = 0; j < m; j += L) {
+                const int64_t lanes = m - j < L ? m - j : L;
+                V r = load_n(in + j, lanes);
+                if (p.base_mode != kBaseNone) r += load_n(base + j, lanes);
+                store_n(out + j, r, lanes);
+            }
         }
         q += m;
     }
@@ -127,8 +135,9 @@ void finish(const ConvParams& p, const Tile& tile) {
         for (; c < whole; c += L) finish_vector<Act, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, to + c);
         if (c < tile.channels)
             finish_vector<Act, false>(p, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, to + c);
-        if (!direct) scatter(p, tile, sums, py, px + i * p.step);
     }
+    // Behind the loop, so that the sums lie in L1 by then and no load waits for a store.
+    if (!direct) scatter(p, tile);
 }
 
 void epilogue(const ConvParams& p, const Tile& tile) {
