@@ -148,14 +148,13 @@ def slower(run: Run) -> list[str]:
 
 
 def notes(run: Run) -> list[str]:
-    """Why a time is missing or a result is not to be compared."""
-    lines = Counter(
-        f"{TITLES.get(name, name)}: {result.note}"
-        for case in run.cases
-        for name, result in case.results.items()
-        if result.note
-    )
-    found = [f"{line} ({n} cases)" if n > 1 else line for line, n in lines.items()]
+    """Why a time is missing, what it is of, or why a result is not to be compared."""
+    cases: dict[str, list[str]] = {}
+    for case in run.cases:
+        for name, result in case.results.items():
+            if result.note:
+                cases.setdefault(f"{TITLES.get(name, name)}: {result.note}", []).append(case.name)
+    found = [f"{note} ({', '.join(names)})" for note, names in cases.items()]
     return found + [
         f"WRONG: {case.name}: {TITLES.get(name, name)}: error {result.error}"
         for case in run.cases

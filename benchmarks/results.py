@@ -48,7 +48,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Result:
-    """One contender on one case; `note` says why there is no time."""
+    """One contender on one case; `note` says why there is no time, or what the time is of."""
 
     timing: Timing | None = None
     error: Error | None = None

@@ -9,7 +9,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -98,12 +98,11 @@ def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> 
                 kernels = tuple(recorded)
             error = _error(y, truth, scale)
             parity = has_parity(error, reference, float(truth.abs().max()) / scale, FACTOR)
-            results[contender.name] = Result(error=error, parity=parity, first_seconds=first)
+            results[contender.name] = Result(None, error, parity, first, call.note)
             calls[contender.name] = call
         timings = interleave(calls, settings)
     for name, timing in timings.items():
-        found = results[name]
-        results[name] = Result(timing, found.error, found.parity, found.first_seconds)
+        results[name] = replace(results[name], timing=timing)
     targets = tuple((target.ratio, target.against) for target in case.targets)
     return CaseResult(case.label(), case.group, gflop(problem), kernels, reference, results, targets)
 

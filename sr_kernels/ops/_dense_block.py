@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_kernels.backends.base import DenseBlockArgs, dense_strides, memory_format_of
+from sr_kernels import reference
+from sr_kernels.backends.base import DenseBlockArgs, dense_strides, memory_format_of, with_format
 from sr_kernels.ops import _arguments, _check, _library
+from sr_kernels.ops._conv2d import OP as CONV2D
 
 aten = torch.ops.aten
 
@@ -48,39 +50,76 @@ def _empty(args: DenseBlockArgs) -> Tensor:
     return args.input.new_empty_strided(shape, dense_strides(shape, memory_format_of(args.input)))
 
 
+Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _walk(
+    input: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    slope: float,
+    convolve: Convolve,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """(features, hidden): what each convolution adds to the next one's input, after the input itself; and the
+    same before the activation."""
+    features, hidden = [input], []
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        hidden.append(convolve(torch.cat(features, 1), weight, bias))
+        features.append(F.leaky_relu(hidden[-1], slope))
+    return features, hidden
+
+
+def _plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+
 def _forward(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
-    input, weights, biases, ctx.negative_slope, ctx.scale, ctx.input_scale, *rest = args
-    ctx.residual_weights = rest[1], rest[3]
-    ctx.has_residual = rest[0] is not None, rest[2] is not None
+    """Convolution by convolution, so that what the activations were applied to can be kept."""
+    _pack(*args)
+    input, weights, biases, slope, scale, input_scale, *rest = args
+    first, first_weight, second, second_weight, backend = rest
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = CONV2D(x, weight, bias, padding=[weight.shape[-1] // 2] * 4, backend=backend)
+        return y
+
+    features, hidden = _walk(input, weights, biases, slope, convolve)
+    y = convolve(torch.cat(features, 1), weights[-1], biases[-1])
+    residuals = _arguments.pairs(first, first_weight, second, second_weight)
+    y = reference.residual_add(y, [(input, input_scale), *residuals], scale=scale)
+
+    ctx.numbers = slope, scale, input_scale, first_weight, second_weight
     ctx.has_bias = [bias is not None for bias in biases]
-    ctx.save_for_backward(input, *weights, *(bias for bias in biases[:-1] if bias is not None))
-    return run(*args)
+    ctx.save_for_backward(input, *weights, *hidden, *(bias for bias in biases if bias is not None))
+    return with_format(y, memory_format_of(input))
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """The features are computed again, then walked back; every step is differentiable itself."""
+    """Every step is differentiable itself; for that the features are computed again."""
+    slope, scale, input_scale, first_weight, second_weight = ctx.numbers
     count = len(ctx.has_bias)
     input, *saved = ctx.saved_tensors
-    weights, given = saved[:count], iter(saved[count:])
-    biases = [next(given) if has else None for has in ctx.has_bias[:-1]]
-
-    # features[i] is what convolution i adds to its input; hidden[i] the same before the activation
-    features, hidden = [input], []
-    for weight, bias in zip(weights[:-1], biases, strict=True):
-        hidden.append(F.conv2d(torch.cat(features, 1), weight, bias, padding=weight.shape[-1] // 2))
-        features.append(F.leaky_relu(hidden[-1], ctx.negative_slope))
+    weights, hidden, given = saved[:count], saved[count : 2 * count - 1], iter(saved[2 * count - 1 :])
+    if torch.is_grad_enabled():
+        biases = [next(given) if has else None for has in ctx.has_bias]
+        features, hidden = _walk(input, weights, biases, slope, _plain_convolution)
+    else:
+        features = [input, *(F.leaky_relu(z, slope) for z in hidden)]
+    # the leaves of the arguments: input, weights, biases, two numbers and a scale, the residuals
+    needs = ctx.needs_input_grad[1:]
+    needs_weight, needs_bias, needs_rest = needs[1:], needs[1 + count :], needs[1 + 2 * count :]
 
     weight_grads: list[Tensor | None] = [None] * count
     bias_grads: list[Tensor | None] = [None] * count
-    feature_grads: list[Any] = [grad * ctx.input_scale, *[0.0] * (count - 1)]
+    feature_grads: list[Any] = [grad * input_scale, *[None] * (count - 1)]
     sizes = [feature.shape[1] for feature in features]
     for i in reversed(range(count)):
         if i == count - 1:
-            g = grad * ctx.scale
+            g = grad * scale
         else:
-            g = aten.leaky_relu_backward(feature_grads[i + 1], hidden[i], ctx.negative_slope, False)
+            g = aten.leaky_relu_backward(feature_grads[i + 1], hidden[i], slope, False)
         pad = weights[i].shape[-1] // 2
-        dx, weight_grads[i], db = aten.convolution_backward(
+        dx, weight_grads[i], bias_grads[i] = aten.convolution_backward(
             g,
             torch.cat(features[: i + 1], 1),
             weights[i],
@@ -91,12 +130,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             False,
             [0, 0],
             1,
-            [True, True, ctx.has_bias[i]],
+            [True, needs_weight[i], needs_bias[i]],
         )
-        bias_grads[i] = db if ctx.has_bias[i] else None
-        for j, part in enumerate(dx.split(sizes[: i + 1], 1)):
-            feature_grads[j] = feature_grads[j] + part
-    first, second = ctx.residual_weights
+        parts = dx.split(sizes[: i + 1], 1)
+        feature_grads = [g if old is None else old + g for g, old in zip(parts, feature_grads, strict=False)]
     return (
         feature_grads[0],
         weight_grads,
@@ -104,9 +141,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         None,
         None,
         None,
-        grad * first if ctx.has_residual[0] else None,
+        grad * first_weight if needs_rest[3] else None,
         None,
-        grad * second if ctx.has_residual[1] else None,
+        grad * second_weight if needs_rest[5] else None,
         None,
         None,
     )

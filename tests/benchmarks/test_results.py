@@ -116,7 +116,7 @@ def test_slower_cases_are_listed_and_noise_is_named():
 def test_a_missing_peer_is_noted_once():
     found = case(ours=result(1.0), compiled=Result(note="needs a compiler"))
     assert report.against(found, "compiled") == "-"
-    assert report.notes(run(found, found)) == ["torch.compile, frozen: needs a compiler (2 cases)"]
+    assert report.notes(run(found, found)) == ["torch.compile, frozen: needs a compiler (conv 8x8, conv 8x8)"]
 
 
 def test_json_holds_everything():

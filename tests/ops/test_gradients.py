@@ -186,3 +186,32 @@ def test_derived_weight_follows_the_weight():
     y = ops.conv_transpose2d(x.requires_grad_(), weight, stride=2, padding=1)
     y.sum().backward()
     assert x.grad is not None
+
+
+def test_a_frozen_dense_block_computes_no_gradients_of_weights():
+    arguments = samples.Dense(residuals=(0.5,)).arguments()
+    arguments["input"].requires_grad_()
+    y = ops.dense_block(**arguments)
+    assert_as_close_together(
+        [y.detach()],
+        [ops.dense_block(**arguments, backend="torch").detach()],
+        [ops.dense_block(**samples.convert(arguments, torch.float64)).detach()],
+    )
+    y.sum().backward()
+    assert all(t.grad is None for t in samples.tensors_of(arguments["weights"]))
+    assert arguments["input"].grad is not None
+
+
+@pytest.mark.parametrize("sample", [s for s in samples.DENSE if s.shape[0]], ids=by_name)
+def test_dense_block_in_float32(sample):
+    def plain(a):
+        a = {**a, "residuals": a["residual"] or ()}
+        del a["residual"]
+        return reference.dense_block(**a)
+
+    arguments = sample.arguments()
+    assert_as_close_together(
+        gradients(lambda a: ops.dense_block(**a), arguments, strided),
+        gradients(plain, arguments, strided),
+        gradients(plain, samples.convert(arguments, torch.float64), strided),
+    )

@@ -102,7 +102,8 @@ void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
 }
 
 // Depthwise: weights [ceil(c/L)][kh][kw][L]; one vector of channels of Pixels pixels into t[Pixels][pitch].
-template <int Pixels, bool Whole>
+// Where pixels and taps are one step apart and the row has Taps taps, each input is read once for all of them.
+template <int Pixels, int Taps, bool Whole>
 void depthwise_vector(const ConvParams& p, const Source& source, int64_t channel, int64_t lanes, float* t,
                       int64_t pitch) {
     const float* w = p.weight + channel * p.kh * p.kw;
@@ -110,18 +111,39 @@ void depthwise_vector(const ConvParams& p, const Source& source, int64_t channel
 #pragma GCC unroll 32
     for (int i = 0; i < Pixels; ++i) sums[i] = V{};
     for (int64_t ky = 0; ky < p.kh; ++ky) {
-        for (int64_t kx = 0; kx < p.kw; ++kx, w += L) {
-            const float* x = source.data + ky * source.row + kx * source.tap + channel;
-            const V wv = load(w);
+        const float* row = source.data + ky * source.row + channel;
+        if constexpr (Taps > 0) {
+            V wv[Taps];
+#pragma GCC unroll 8
+            for (int k = 0; k < Taps; ++k, w += L) wv[k] = load(w);
 #pragma GCC unroll 32
-            for (int i = 0; i < Pixels; ++i) {
-                const float* xi = x + i * source.pixel;
-                sums[i] += (Whole ? load(xi) : load_n(xi, lanes)) * wv;
+            for (int j = 0; j < Pixels + Taps - 1; ++j, row += source.pixel) {
+                const V x = Whole ? load(row) : load_n(row, lanes);
+#pragma GCC unroll 8
+                for (int k = 0; k < Taps; ++k)
+                    if (j >= k && j - k < Pixels) sums[j - k] += x * wv[k];
+            }
+        } else {
+            for (int64_t kx = 0; kx < p.kw; ++kx, w += L) {
+                const float* x = row + kx * source.tap;
+                const V wv = load(w);
+#pragma GCC unroll 32
+                for (int i = 0; i < Pixels; ++i, x += source.pixel)
+                    sums[i] += (Whole ? load(x) : load_n(x, lanes)) * wv;
             }
         }
     }
 #pragma GCC unroll 32
     for (int i = 0; i < Pixels; ++i) store(t + i * pitch, sums[i]);
+}
+
+template <int Pixels, bool Whole>
+void depthwise_any(const ConvParams& p, const Source& source, int64_t channel, int64_t lanes, float* t,
+                   int64_t pitch) {
+    const bool sliding = source.tap == source.pixel;
+    if (sliding && p.kw == 3) return depthwise_vector<Pixels, 3, Whole>(p, source, channel, lanes, t, pitch);
+    if (sliding && p.kw == 5) return depthwise_vector<Pixels, 5, Whole>(p, source, channel, lanes, t, pitch);
+    depthwise_vector<Pixels, 0, Whole>(p, source, channel, lanes, t, pitch);
 }
 
 template <int Vectors, int Pixels>
@@ -130,9 +152,9 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
     for (int v = 0; v < Vectors; ++v) {
         const int64_t channel = block * kChannels + v * L, lanes = p.ci - channel;
         if (lanes >= L)
-            depthwise_vector<Pixels, true>(p, source, channel, L, t + v * L, kChannels);
+            depthwise_any<Pixels, true>(p, source, channel, L, t + v * L, kChannels);
         else if (lanes > 0)
-            depthwise_vector<Pixels, false>(p, source, channel, lanes, t + v * L, kChannels);
+            depthwise_any<Pixels, false>(p, source, channel, lanes, t + v * L, kChannels);
     }
 }
 
