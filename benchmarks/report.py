@@ -133,18 +133,16 @@ def targets(run: Run) -> list[str]:
 
 
 def slower(run: Run) -> list[str]:
-    """The cases in which a peer is faster; those within the noise are said to be so."""
-    lines = []
+    """The cases in which a peer is faster, the clear ones first; those within the noise are said to be so."""
+    found = []
     for case in run.cases:
         for peer in case.peers:
             ratio = case.ratio(peer)
             if ratio is not None and ratio < 1.0:
                 noise = "" if case.clearly_slower(peer) else " (quartiles overlap)"
-                lines.append(
-                    f"slower than {TITLES.get(peer, peer)}: {case.name}: {ratio:.2f}x{noise}, "
-                    f"{summary(case.kernels)}"
-                )
-    return lines or ["no case is slower than any peer"]
+                line = f"slower than {TITLES.get(peer, peer)}: {case.name}: {ratio:.2f}x{noise}"
+                found.append((bool(noise), ratio, f"{line}, {summary(case.kernels)}"))
+    return [line for _, _, line in sorted(found)] or ["no case is slower than any peer"]
 
 
 def notes(run: Run) -> list[str]:
@@ -154,7 +152,10 @@ def notes(run: Run) -> list[str]:
         for name, result in case.results.items():
             if result.note:
                 cases.setdefault(f"{TITLES.get(name, name)}: {result.note}", []).append(case.name)
-    found = [f"{note} ({', '.join(names)})" for note, names in cases.items()]
+    found = [
+        f"{note} ({', '.join(names) if len(names) <= 3 else f'{len(names)} cases'})"
+        for note, names in cases.items()
+    ]
     return found + [
         f"WRONG: {case.name}: {TITLES.get(name, name)}: error {result.error}"
         for case in run.cases

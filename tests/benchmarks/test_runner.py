@@ -136,6 +136,26 @@ def test_the_compiled_peer_is_compiled_and_frozen(monkeypatch):
         assert torch.allclose(y, problem.plain(*problem.inputs), atol=1e-5)
 
 
+def test_a_wrong_frozen_result_is_not_timed(monkeypatch):
+    """A peer's fault is not our victory: what is right is timed, and the note says so."""
+    asked = []
+
+    def inductor(module, inputs, freezing):
+        asked.append(freezing)
+        y = module(*inputs)
+        return module, y * (1.01 if freezing and wrong else 1.0)
+
+    monkeypatch.setattr(peers, "_inductor", inductor)
+    with torch.no_grad():
+        wrong = True
+        call = peers.compiled(SMALL.build())
+        assert asked == [True, False]
+        assert "not frozen" in call.note
+        wrong = False
+        assert peers.compiled(SMALL.build()).note == ""
+        assert asked == [True, False, True]
+
+
 def test_rounds_take_turns():
     """Every callable once a round, the first one rotating; a sample is the mean of its calls."""
     ticks = itertools.count()
