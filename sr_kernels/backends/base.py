@@ -118,6 +118,11 @@ class Backend:
         """
         raise NotImplementedError
 
+    def slower(self, op: str, args: object) -> list[str]:
+        """Why another backend would take less time, where measurements (benchmarks/) say so; the automatic
+        choice alone asks. As `reasons`, it depends on device, dtype, shapes and strides."""
+        return []
+
     def conv2d(self, args: ConvArgs) -> Tensor:
         raise NotImplementedError
 

@@ -144,7 +144,7 @@ def select(op: str, device: str, args: object, requested: str = "") -> Backend:
         return _explicit(name, op, device, args)
     refusals = []
     for backend in _candidates.get(device) or _able(device):
-        reasons = backend.reasons(op, args)
+        reasons = backend.reasons(op, args) or backend.slower(op, args)
         if not reasons:
             return backend
         refusals.append(f"{backend.name}: {'; '.join(reasons)}")
