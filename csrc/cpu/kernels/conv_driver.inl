@@ -88,8 +88,9 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
                                       : gather(p, n, oy, start, plan.pixels, patch);
             prefetch_below(p, n, oy, start, plan.pixels);
             const int64_t count = start + plan.pixels < p.ow ? plan.pixels - (ox - start) : p.ow - ox;
-            for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels) {
-                plan.block(p, source, q0 / plan.channels, t);
+            int64_t block = 0;
+            for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels, ++block) {
+                plan.block(p, source, block, t);
                 const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
                 epilogue(p,
                          {n, oy, ox, count, q0, channels, t + (ox - start) * plan.channels, plan.channels});

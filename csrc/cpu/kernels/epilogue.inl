@@ -99,25 +99,28 @@ inline void scatter(const ConvParams& p, const Tile& tile) {
     }
 }
 
-// One vector of one pixel: sums to finished values. `Whole` vectors need no mask.
-template <int Act, bool Whole>
+// One vector of one pixel: sums to finished values. `Plain` ones have no sum and no scale; `Whole` vectors need no
+// mask.
+template <int Act, bool Plain, bool Whole>
 inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int64_t lanes, const float* r1,
                           const float* r2, float* out) {
     const V slope = Act == kPrelu ? load(p.prelu + q) : splat(p.slope);
     V r = load(sums) + load(p.bias + q);
-    if (!p.act_after_add) r = activate<Act>(r, slope);
-    r *= p.scale;
-    if (r1) r += p.b1 * residual<Whole>(r1, p, q, lanes);
-    if (r2) r += p.b2 * residual<Whole>(r2, p, q, lanes);
-    if (p.act_after_add) r = activate<Act>(r, slope);
+    if (Plain || !p.act_after_add) r = activate<Act>(r, slope);
+    if (!Plain) {
+        r *= p.scale;
+        if (r1) r += p.b1 * residual<Whole>(r1, p, q, lanes);
+        if (r2) r += p.b2 * residual<Whole>(r2, p, q, lanes);
+        if (p.act_after_add) r = activate<Act>(r, slope);
+    }
     if (Whole)
         store(out, r);
     else
         store_n(out, r, lanes);
 }
 
-template <int Act>
-void finish(const ConvParams& p, const Tile& tile) {
+template <int Act, bool Plain>
+void finish_tile(const ConvParams& p, const Tile& tile) {
     const int64_t py = tile.oy * p.step + p.phase_y;
     const bool direct = p.shuffle == 1 && p.base_mode == kBaseNone;
     const int64_t whole = tile.channels / L * L;
@@ -132,12 +135,22 @@ void finish(const ConvParams& p, const Tile& tile) {
         const float* r2i = r2 ? r2 + i * step_2 : nullptr;
         float* to = direct ? out + i * step_y : sums;
         int64_t c = 0;
-        for (; c < whole; c += L) finish_vector<Act, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, to + c);
+        for (; c < whole; c += L)
+            finish_vector<Act, Plain, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, to + c);
         if (c < tile.channels)
-            finish_vector<Act, false>(p, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, to + c);
+            finish_vector<Act, Plain, false>(p, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, to + c);
     }
     // Behind the loop, so that the sums lie in L1 by then and no load waits for a store.
     if (!direct) scatter(p, tile);
+}
+
+template <int Act>
+void finish(const ConvParams& p, const Tile& tile) {
+    const bool plain = p.scale == 1.0f && !p.res1.data && !p.res2.data;
+    if (plain)
+        finish_tile<Act, true>(p, tile);
+    else
+        finish_tile<Act, false>(p, tile);
 }
 
 void epilogue(const ConvParams& p, const Tile& tile) {
