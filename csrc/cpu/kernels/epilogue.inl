@@ -71,9 +71,15 @@ inline void scatter(const ConvParams& p, const Tile& tile) {
     // A nearest base whose pixels cover whole conv pixels adds the same run in every sub-row: made once.
     const bool repeated = p.base_mode == kBaseNearest && p.base_factor % p.shuffle == 0 && run_length <= kRun;
     float repeats[kMaxPixels * kRun];
-    if (repeated)
-        for (int64_t i = 0; i < tile.count; ++i)
-            base_run(p, tile.n, Y0, X0 + i * step_x, 0, run_length, repeats + i * kRun);
+    if (repeated) {
+        const int64_t ratio = p.base_factor / s, by = (tile.oy * p.step + p.phase_y) / ratio;
+        for (int64_t i = 0; i < tile.count; ++i) {
+            const int64_t px = (tile.ox + i) * p.step + p.phase_x;
+            const float* pixel = at(p.base, tile.n, by, ratio == 1 ? px : px / ratio);
+            for (int64_t j = 0; j < run_length; j += colours)
+                for (int64_t c = 0; c < colours; ++c) repeats[i * kRun + j + c] = pixel[c];
+        }
+    }
     for (int64_t q = tile.q0; q < end;) {
         const int64_t within = q % run_length, sub = q / colours, c = q % colours;
         int64_t m = run_length - within < end - q ? run_length - within : end - q;
