@@ -51,14 +51,25 @@ inline void prefetch_below(const ConvParams& p, int64_t n, int64_t oy, int64_t o
     }
 }
 
+// Brings the columns that the next tile of the row adds into L1: for kernels whose weights leave it room.
+inline void prefetch_right(const ConvParams& p, const Source& source, int64_t pixels) {
+    const int64_t ahead = pixels * source.pixel + (p.kw - 1) * source.tap;
+    for (int64_t ky = 0; ky < p.kh; ++ky) {
+        const float* x = source.data + ky * source.row + ahead;
+        for (int64_t i = 0; i < pixels * source.pixel; i += 16) __builtin_prefetch(x + i, 0, 3);
+    }
+}
+
 // Blocks of a kernel: sums of `Pixels` pixels by `Channels` packed channels of block b, into t[Pixels][Channels].
 using BlockFn = void (*)(const ConvParams&, const Source&, int64_t block, float* t);
+
+constexpr int64_t kLight = 24 << 10;  // bytes of weights: half of a small L1
 
 struct Plan {
     const ConvParams* p;
     BlockFn block;
     int64_t channels, pixels, patch_bytes;
-    bool failed;
+    bool light, failed;
 };
 
 void run_rows(const void* context, int64_t begin, int64_t end) {
@@ -87,6 +98,7 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
                                                p.dilation_x * p.x.sx, p.stride_x * p.x.sx}
                                       : gather(p, n, oy, start, plan.pixels, patch);
             prefetch_below(p, n, oy, start, plan.pixels);
+            if (plan.light) prefetch_right(p, source, plan.pixels);
             const int64_t count = start + plan.pixels < p.ow ? plan.pixels - (ox - start) : p.ow - ox;
             int64_t block = 0;
             for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels, ++block) {
@@ -103,7 +115,8 @@ bool drive(const ConvParams& p, BlockFn block, int64_t channels, int64_t pixels)
     const int64_t columns = (pixels - 1) * p.stride_x + (p.kw - 1) * p.dilation_x + 1;
     // L spare floats: kernels that take channels by vectors may read behind the last one.
     const int64_t patch_bytes = (p.kh * columns * p.ci + L) * 4;
-    Plan plan{&p, block, channels, pixels, patch_bytes, false};
+    const bool light = p.kh * p.kw * p.ci * channels * 4 <= kLight;
+    Plan plan{&p, block, channels, pixels, patch_bytes, light, false};
     parallel_for(p.n * p.oh, 1, p.threads, run_rows, &plan);
     return !plan.failed;
 }

@@ -7,6 +7,9 @@ typedef float V __attribute__((vector_size(4 * SRK_LANES)));
 typedef int32_t VI __attribute__((vector_size(4 * SRK_LANES)));
 typedef float VU __attribute__((vector_size(4 * SRK_LANES), aligned(4), may_alias));
 
+// Not a call a vector: passing registers costs more than most of these functions.
+#define SRK_INLINE inline __attribute__((always_inline))
+
 // Hides a vector's origin from the compiler.
 #if defined(__x86_64__)
 #define SRK_OPAQUE(v) __asm__("" : "+v"(v))
@@ -57,7 +60,7 @@ inline V copy_sign(V magnitude, V sign) {
 }
 
 // e^x within 1.1 units in the last place: x = n*log(2) + r, |r| <= log(2)/2, then the series to r^7.
-inline V exp(V x) {
+SRK_INLINE V exp(V x) {
     x = clamp(x, -104.0f, 104.0f);         // beyond: zero and infinity, by the scaling below
     constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
     const V shifted = x * 1.44269504f + kMagic;
@@ -77,10 +80,10 @@ inline V exp(V x) {
     return p * s1 * s2;
 }
 
-inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+SRK_INLINE V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
 
 // tanh: an odd polynomial (Cephes' coefficients) near zero, where 1 - 2/(e^2x + 1) would cancel.
-inline V tanh(V x) {
+SRK_INLINE V tanh(V x) {
     const V a = abs(x);
     const V s = x * x;
     V p = s * -5.70498872745e-3f + 2.06390887954e-2f;
@@ -93,7 +96,7 @@ inline V tanh(V x) {
 }
 
 // erfc(a) for a >= 1 and erf for |x| < 1 (Cephes' coefficients for single precision).
-inline V erf(V x) {
+SRK_INLINE V erf(V x) {
     const V a = abs(x);
     const V s = x * x;
     V t = s * 7.853861353153693e-5f - 8.010193625184903e-4f;
@@ -124,7 +127,7 @@ inline V erf(V x) {
 }
 
 template <int Act>
-inline V activate(V z, V slope) {
+SRK_INLINE V activate(V z, V slope) {
     if constexpr (Act == kRelu) return z < 0.0f ? V{} : z;
     if constexpr (Act == kLeakyRelu || Act == kPrelu) return z > 0.0f ? z : z * slope;
     if constexpr (Act == kSilu) return z * sigmoid(z);
