@@ -51,6 +51,14 @@ inline void prefetch_below(const ConvParams& p, int64_t n, int64_t oy, int64_t o
     }
 }
 
+// Brings what the epilogue will add into L1 while the sums are made.
+inline void prefetch_residual(const ConvParams& p, const View& r, int64_t n, int64_t oy, int64_t ox,
+                              int64_t count) {
+    const float* pixel = at(r, n, oy * p.step + p.phase_y, ox * p.step + p.phase_x);
+    for (int64_t i = 0; i < count; ++i, pixel += p.step * r.sx)
+        for (int64_t c = 0; c < p.co; c += 16) __builtin_prefetch(pixel + c, 0, 3);
+}
+
 // Brings the columns that the next tile of the row adds into L1: for kernels whose weights leave it room.
 inline void prefetch_right(const ConvParams& p, const Source& source, int64_t pixels) {
     const int64_t ahead = pixels * source.pixel + (p.kw - 1) * source.tap;
@@ -100,6 +108,8 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
             prefetch_below(p, n, oy, start, plan.pixels);
             if (plan.light) prefetch_right(p, source, plan.pixels);
             const int64_t count = start + plan.pixels < p.ow ? plan.pixels - (ox - start) : p.ow - ox;
+            if (p.res1.data) prefetch_residual(p, p.res1, n, oy, ox, count);
+            if (p.res2.data) prefetch_residual(p, p.res2, n, oy, ox, count);
             int64_t block = 0;
             for (int64_t q0 = 0; q0 < p.co; q0 += plan.channels, ++block) {
                 plan.block(p, source, block, t);
