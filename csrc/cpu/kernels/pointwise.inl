@@ -2,42 +2,51 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory-bound ops: pixel shuffle and its inverse, weighted sums, integers <-> floats.
 
-// One fine row (n, Y): coarse channel c*s*s + dy*s + dx of pixel X is fine channel c of pixel X*s + dx.
-// The constants let the compiler see the innermost strides; S == 0 takes s from p.
+// One coarse row: channel c*s*s + dy*s + dx of its pixel X is channel c of the fine pixel (y*s + dy, X*s + dx).
+// x is the coarse side, y the fine one; the inverse reads y and writes x. S == 0 takes s from p, and the others let
+// the compiler see the distances between elements.
 template <class T, int S, bool ChannelsLast, bool Inverse>
 void shuffle_rows(const void* context, int64_t begin, int64_t end) {
     const ShuffleParams& p = *static_cast<const ShuffleParams*>(context);
     const int64_t s = S ? S : p.s, ss = s * s;
-    // x is the coarse side, y the fine one; the inverse reads y and writes x.
+    const auto move = [](T& coarse, T& fine) {
+        if (Inverse)
+            coarse = fine;
+        else
+            fine = coarse;
+    };
     for (int64_t task = begin; task < end; ++task) {
-        const int64_t n = task / (p.h * s), Y = task % (p.h * s), dy = Y % s;
-        T* coarse = static_cast<T*>(const_cast<void*>(p.x)) + n * p.xn + Y / s * p.xy + dy * s * p.xc;
-        T* fine = static_cast<T*>(p.y) + n * p.yn + Y * p.yy;
+        const int64_t n = task / p.h, row = task % p.h;
+        T* coarse = static_cast<T*>(const_cast<void*>(p.x)) + n * p.xn + row * p.xy;
+        T* fine = static_cast<T*>(p.y) + n * p.yn + row * s * p.yy;
         if (ChannelsLast) {
             for (int64_t X = 0; X < p.w; ++X) {
                 T* a = coarse + X * p.xx;
-                for (int64_t dx = 0; dx < s; ++dx) {
-                    T* b = fine + (X * s + dx) * p.yx;
+                T* b = fine + X * s * p.yx;
+                if constexpr (S == 2) {  // all sub-pixels of a channel at once: whole vectors, taken apart
+                    T *b0 = b, *b1 = b + p.yx, *b2 = b + p.yy, *b3 = b + p.yy + p.yx;
+#pragma GCC ivdep
                     for (int64_t c = 0; c < p.c; ++c) {
-                        if (Inverse)
-                            a[c * ss + dx] = b[c];
-                        else
-                            b[c] = a[c * ss + dx];
+                        move(a[4 * c], b0[c]);
+                        move(a[4 * c + 1], b1[c]);
+                        move(a[4 * c + 2], b2[c]);
+                        move(a[4 * c + 3], b3[c]);
                     }
+                } else {
+                    for (int64_t dy = 0; dy < s; ++dy)
+                        for (int64_t dx = 0; dx < s; ++dx)
+                            for (int64_t c = 0; c < p.c; ++c)
+                                move(a[c * ss + dy * s + dx], b[dy * p.yy + dx * p.yx + c]);
                 }
             }
         } else {
-            for (int64_t c = 0; c < p.c; ++c) {
-                T* a = coarse + c * ss * p.xc;
-                T* b = fine + c * p.yc;
-                for (int64_t X = 0; X < p.w; ++X)
-                    for (int64_t dx = 0; dx < s; ++dx) {
-                        if (Inverse)
-                            a[dx * p.xc + X] = b[X * s + dx];
-                        else
-                            b[X * s + dx] = a[dx * p.xc + X];
-                    }
-            }
+            for (int64_t c = 0; c < p.c; ++c)
+                for (int64_t dy = 0; dy < s; ++dy) {
+                    T* a = coarse + (c * ss + dy * s) * p.xc;
+                    T* b = fine + c * p.yc + dy * p.yy;
+                    for (int64_t X = 0; X < p.w; ++X)
+                        for (int64_t dx = 0; dx < s; ++dx) move(a[dx * p.xc + X], b[X * s + dx]);
+                }
         }
     }
 }
@@ -68,7 +77,7 @@ void shuffle(const ShuffleParams& p) {
                       : p.size == 4 ? shuffle_by_layout<uint32_t>(p)
                       : p.size == 2 ? shuffle_by_layout<uint16_t>(p)
                                     : shuffle_by_layout<uint8_t>(p);
-    parallel_for(p.n * p.h * p.s, 8, p.threads, fn, &p);
+    parallel_for(p.n * p.h, 4, p.threads, fn, &p);
 }
 
 constexpr int64_t kChunk = 1 << 14;  // elements of a flat task
