@@ -141,6 +141,11 @@ class CpuBackend(Backend):
             return [f"elements of {x.dtype} are wider than 8 bytes"]
         return []
 
+    def slower(self, op: str, args: object) -> list[str]:
+        if isinstance(args, ConvArgs) and args.groups > 1 and max(args.weight.shape[2:]) > 3:
+            return ["PyTorch's own depthwise kernel is faster above 3x3"]
+        return []
+
     def conv2d(self, args: ConvArgs) -> Tensor:
         memory_format = memory_format_of(args.input)
         y = _empty(args.output_shape(), torch.channels_last, args.input)

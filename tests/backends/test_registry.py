@@ -76,6 +76,32 @@ def test_first_without_reasons_runs(fresh):
         ops.pixel_shuffle(X, 2, backend="picky")
 
 
+class Slow(Picky):
+    """Able, and slower than PyTorch's own."""
+
+    def reasons(self, op, args):
+        return []
+
+    def slower(self, op, args):
+        return ["it takes its time"]
+
+
+def test_a_slower_backend_runs_only_when_asked_for(fresh):
+    registry.register(Slow(), ["cpu"])
+    with use_backend("auto"):
+        assert not any(name.startswith("picky/") for name in ran(X, W))
+    assert ran(X, W, backend="picky") == ["picky/conv2d"]
+
+
+def test_large_depthwise_kernels_are_left_to_pytorch():
+    pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
+    for size, name in ((3, "cpu/depthwise"), (5, "torch/conv2d")):
+        weight = torch.randn(4, 1, size, size)
+        with use_backend("auto"):
+            assert ran(X, weight, groups=4)[0].startswith(name)
+        assert ran(X, weight, groups=4, backend="cpu")[0].startswith("cpu/depthwise")
+
+
 def test_all_reasons_are_given_where_none_can(fresh, monkeypatch):
     registry.register(Picky())
     monkeypatch.setitem(registry._ORDER, "cpu", ("picky",))
