@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
 # Every target sets up what it needs, in .venv, and reuses it the next time.
-#   make demo | test | bench | lint | format | setup | clean | distclean
+#   make demo | test | bench | lint | format | sanitize | setup | clean | distclean
 #   PYTHON=python3.12   the interpreter that .venv is made from (once)
 #   TORCH='torch==2.9.1'   what is given to pip for PyTorch; another value installs another torch
 
@@ -21,7 +21,7 @@ SHELL := /bin/bash
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: setup test demo bench lint format clean distclean FORCE
+.PHONY: setup test demo bench lint sanitize format clean distclean FORCE
 
 setup: $(STAMPS)/native
 
@@ -39,6 +39,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+# The kernels' tests under the address and undefined-behaviour sanitizers, on a build of its own.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZED := build/sanitized
+sanitize: setup
+	CXXFLAGS='-O1 -g $(SANITIZERS)' LDFLAGS='$(SANITIZERS)' SR_KERNELS_BUILD_NATIVE=1 \
+	    $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
+	rm -rf $(SANITIZED)/tests && cp -r tests pyproject.toml $(SANITIZED)
+	export LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)"; \
+	    export ASAN_OPTIONS=detect_leaks=0; cd $(SANITIZED); \
+	    $(CURDIR)/$(BIN)/python -c 'from sr_kernels import _C; assert "$(SANITIZED)" in _C.__file__'; \
+	    $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/native/test_kernels.py
 
 format: setup
 	$(BIN)/ruff check --fix .
