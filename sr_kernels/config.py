@@ -110,8 +110,8 @@ class set_precision:
     `set_float32_matmul_precision` does.
 
     An op's error against float64 is at most 2x eager's for "highest", 4x for "high" (the default);
-    "medium" allows lower-precision arithmetic; today it only lets sums grow longer than "high" does. Used as a context manager, it restores the former setting
-    on exit. Raises ValueError for another name.
+    "medium" allows lower-precision arithmetic; today it only lets sums grow longer than "high" does. Used
+    as a context manager, it restores the former setting on exit. Raises ValueError for another name.
     """
 
     def __init__(self, precision: str) -> None:
