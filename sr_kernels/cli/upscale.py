@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,9 +166,14 @@ def _run_folder(job: Job, source: Path, target: Path | None) -> int:
 
 
 def _names(files: list[Path], scale: int) -> list[str]:
-    """NAME_x2.png, with the suffix in the name where files differ by nothing else."""
-    stems = [p.stem for p in files]
-    return [f"{p.stem if stems.count(p.stem) == 1 else p.name.replace('.', '_')}_x{scale}.png" for p in files]
+    """NAME_x2.png, or NAME.jpg_x2.png for files whose outputs would share a name; no name comes twice."""
+    names = [f"{p.stem}_x{scale}.png" for p in files]
+    whole = [f"{p.name}_x{scale}.png" for p in files]
+    # Again and again, since a whole name may be a third file's short one. Whole names all differ.
+    while len(set(names)) < len(names):
+        counts = Counter(names)
+        names = [w if counts[n] > 1 else n for n, w in zip(names, whole, strict=True)]
+    return names
 
 
 def _summary(kernels: list[str]) -> str:

@@ -226,18 +226,38 @@ def test_a_folder(run, folder, tmp_path):
     status, out, err = run(folder)
     assert (status, err) == (0, "")
     names = sorted(p.name for p in (tmp_path / "in_x2").iterdir())
-    assert names == ["a_x2.png", "b_jpg_x2.png", "b_png_x2.png"]
+    assert names == ["a_x2.png", "b.jpg_x2.png", "b.png_x2.png"]
     assert "3 enlarged, 0 skipped because their output exists, 0 failed" in out
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.jpg", "a.png", "a_png.bmp", "a_jpg.bmp"),
+        ("a.jpg", "a.png", "a.png.bmp", "a.png.ppm"),
+        ("a.jpg", "a.png", "a.png.bmp", "a.png.bmp_x2.bmp", "a.jpg_x2.png"),
+    ],
+)
+def test_no_output_of_a_folder_takes_anothers_name(run, tmp_path, names):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for height, name in enumerate(names, start=9):
+        write(Picture(noise(height, 9, 3)), folder / name)
+    status, out, _ = run(folder, tmp_path / "out", "--overwrite")
+    assert status == 0
+    assert f"{len(names)} enlarged" in out
+    heights = sorted(read(path).height for path in (tmp_path / "out").iterdir())
+    assert heights == [2 * height for height in range(9, 9 + len(names))]
 
 
 def test_a_second_run_skips_what_is_there(run, folder, tmp_path):
     assert run(folder, tmp_path / "out")[0] == 0
     (tmp_path / "out" / "a_x2.png").unlink()
-    before = (tmp_path / "out" / "b_png_x2.png").stat()
+    before = (tmp_path / "out" / "b.png_x2.png").stat()
     status, out, _ = run(folder, tmp_path / "out")
     assert status == 0
     assert "1 enlarged, 2 skipped because their output exists, 0 failed" in out
-    after = (tmp_path / "out" / "b_png_x2.png").stat()
+    after = (tmp_path / "out" / "b.png_x2.png").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert "3 enlarged, 0 skipped" in run(folder, tmp_path / "out", "--overwrite")[1]
 
