@@ -235,7 +235,7 @@ def _encode(picture: Picture, kind: str) -> bytes:
     if picture.bits == 16:
         return {"PNG": deep.encode_png, "TIFF": deep.encode_tiff, "PPM": deep.encode_ppm}[kind](picture)
     presets: dict[str, dict[str, Any]] = {
-        "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+        "JPEG": {"quality": 95, "subsampling": 0},  # optimised, a detailed picture overflows Pillow's buffer
         "WEBP": {"lossless": True, "exact": True},
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }

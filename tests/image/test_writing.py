@@ -61,6 +61,12 @@ def test_jpeg_stays_close(tmp_path):
         write(picture(alpha=True), tmp_path / "b.jpg")
 
 
+@pytest.mark.parametrize("profile", [None, bytes(200_000)])
+def test_a_jpeg_of_much_detail(tmp_path, profile):
+    write(Picture(noise(1500, 1500, 3), icc_profile=profile), tmp_path / "a.jpg")
+    assert read(tmp_path / "a.jpg").pixels.shape == (1500, 1500, 3)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_16_bit_tiff_as_another_library_reads_it(tmp_path, channels, alpha):
