@@ -152,7 +152,8 @@ def _entries(value: Mapping[Any, Any]) -> str:
 
 def validate(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], architecture: str) -> None:
     """Raises CheckpointError unless `state` has exactly the keys and shapes of `expected`, and every tensor
-    is dense, floating, inside its storage and finite."""
+    is dense, floating, inside its storage, memory of its own, and finite."""
+    check_memory(state)
     missing = [key for key in expected if key not in state]
     if missing:
         raise CheckpointError(f"the checkpoint lacks {_listed(missing)} of {architecture}")
@@ -171,20 +172,44 @@ def _listed(keys: Iterable[str]) -> str:
 
 
 def _fault(tensor: Tensor, expected: Tensor) -> str | None:
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        return f"is not a dense tensor in memory (layout {tensor.layout}, device {tensor.device})"
     if tensor.dtype not in _DTYPES:
         return f"has dtype {tensor.dtype}; weights are floating"
     if tensor.shape != expected.shape:
         return f"has shape {tuple(tensor.shape)}; {tuple(expected.shape)} was expected"
-    if tensor.numel() == 0:
-        return None
-    end = tensor.storage_offset() + 1
-    end += sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if end * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return "reaches beyond its storage: the file is damaged"
     if not torch.isfinite(tensor).all():
         return "holds NaN or infinite values: the weights are damaged"
+    return None
+
+
+def check_memory(state: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError unless every tensor is dense, inside its storage, and none repeats memory: what
+    a state dict makes anyone allocate is then no more than what was read. Touches no value."""
+    held: dict[int, int] = {}
+    total = 0
+    for key, tensor in state.items():
+        if reason := _memory_fault(tensor):
+            raise CheckpointError(f"{key!r} of the checkpoint {reason}")
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        total += tensor.numel() * tensor.element_size()
+    if total > sum(held.values()):
+        raise CheckpointError(
+            f"the checkpoint's tensors have {total} bytes on {sum(held.values())} bytes of memory: "
+            "several are the same memory; save them apart"
+        )
+
+
+def _memory_fault(tensor: Tensor) -> str | None:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        return f"is not a dense tensor in memory (layout {tensor.layout}, device {tensor.device})"
+    if tensor.numel() == 0:
+        return None
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    held = tensor.untyped_storage().nbytes()
+    if (tensor.storage_offset() + 1 + last) * tensor.element_size() > held:
+        return "reaches beyond its storage: the file is damaged"
+    if last + 1 < tensor.numel():
+        return f"repeats its memory: shape {tuple(tensor.shape)} with strides {tensor.stride()}"
     return None
 
 

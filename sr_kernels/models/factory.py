@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sr_kernels.models.base import SRModel
-from sr_kernels.models.checkpoint import read_checkpoint, unwrap, validate
+from sr_kernels.models.checkpoint import check_memory, read_checkpoint, unwrap, validate
 from sr_kernels.models.detect import Detected, detect
 from sr_kernels.models.edsr import EDSR
 from sr_kernels.models.layouts import CheckpointError
@@ -73,6 +73,7 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any], **overrides: Any) -
         state, metadata = read_checkpoint(source)
     else:
         raise TypeError(f"source is {type(source).__name__}; give a path or a state dict")
+    check_memory(state)  # before anything looks at a value
     found = detect({key: tensor.detach() for key, tensor in state.items()})
     sizes = _resolve(found, metadata, overrides)
     kind = MODELS[found.architecture]

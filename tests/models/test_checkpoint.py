@@ -196,6 +196,38 @@ def test_tensors_beyond_their_storage(state):
         models.load(state)
 
 
+def test_expanded_tensors_are_refused_before_anything_is_allocated(tmp_path, monkeypatch):
+    """A few numbers repeated by strides of zero: the file is small, the model would have gigabytes."""
+    width = 4096
+    state = {
+        "body.0.weight": torch.zeros(1).expand(width, 3, 3, 3),
+        "body.0.bias": torch.zeros(1).expand(width),
+        "body.2.weight": torch.zeros(1).expand(12, width, 3, 3),
+        "body.2.bias": torch.zeros(1).expand(12),
+    }
+    torch.save(state, tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").stat().st_size < 5000
+    monkeypatch.setattr(torch, "isfinite", lambda _: pytest.fail("a value was looked at"))
+    with pytest.raises(Error, match=r"body\.0\.weight.*repeats its memory"):
+        models.load(tmp_path / "w.pth", activation="relu")
+
+
+def test_overlapping_tensors_are_refused(state):
+    weight = state["body.2.weight"]
+    state["body.2.weight"] = torch.zeros(weight.numel()).as_strided(weight.shape, (1, 1, 1, 1))
+    with pytest.raises(Error, match=r"body\.2\.weight.*repeats its memory"):
+        models.load(state)
+
+
+def test_tensors_that_are_the_same_memory_are_refused(state):
+    state["body.4.weight"] = state["body.2.weight"]
+    with pytest.raises(Error, match="same memory"):
+        models.load(state)
+    flat = torch.cat([t.flatten() for t in plain.build("srvgg x4").state_dict().values()])
+    parts = flat.split([t.numel() for t in state.values()])  # one storage, nothing twice
+    models.load({k: part.view(t.shape) for (k, t), part in zip(state.items(), parts, strict=True)})
+
+
 def test_outputs_that_are_no_square(state):
     state["body.8.weight"] = state["body.8.weight"][:40]
     with pytest.raises(Error, match="40 outputs"):
