@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sr_kernels.image.chunks import SIGNATURE, chunk
 from sr_kernels.image.picture import Picture, PictureError
 
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -72,19 +73,19 @@ def encode_png(picture: Picture) -> bytes:
     height, width, channels = stacked.shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    chunks = [_chunk(b"IHDR", header)]
+    chunks = [chunk(b"IHDR", header)]
     if picture.icc_profile:
-        chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile)))
+        chunks.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile)))
     compressor = zlib.compressobj(6)
     above = np.zeros(width * channels * 2, np.uint8)
     for top in range(0, height, _ROWS):
         rows = _bytes(stacked[top : top + _ROWS], ">u2")
         data = compressor.compress(_filter(rows, above, 2 * channels).tobytes())
         if data:
-            chunks.append(_chunk(b"IDAT", data))
+            chunks.append(chunk(b"IDAT", data))
         above = rows[-1]
-    chunks += [_chunk(b"IDAT", compressor.flush()), _chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    chunks += [chunk(b"IDAT", compressor.flush()), chunk(b"IEND", b"")]
+    return SIGNATURE + b"".join(chunks)
 
 
 def encode_tiff(picture: Picture) -> bytes:
@@ -190,10 +191,6 @@ def _filter(rows: np.ndarray, above: np.ndarray, pixel: int) -> np.ndarray:
     cost = abs(filtered.view(np.int8).astype(np.int16)).sum(axis=2, dtype=np.int64)
     chosen = cost.argmin(axis=0)
     return np.hstack([chosen[:, None].astype(np.uint8), filtered[chosen, np.arange(len(rows))]])
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def _tiff_file(strips: bytes, tags: list[tuple[int, int, bytes]]) -> bytes:

@@ -16,14 +16,15 @@ import secrets
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sr_kernels.image import deep
+from sr_kernels.image import chunks, deep
 from sr_kernels.image.modes import from_pil, to_pil
 from sr_kernels.image.picture import Picture, PictureError
 
@@ -35,7 +36,8 @@ SUFFIXES = {
 }  # fmt: skip
 _HOLDS_ALPHA = ("PNG", "WEBP", "TIFF")
 _HOLDS_DEPTH = ("PNG", "TIFF", "PPM")
-_HOLDS_PROFILE = ("PNG", "JPEG", "WEBP", "TIFF")
+# The most bytes of a colour profile that readers take: Pillow's bound for PNG, 255 segments in JPEG.
+_LONGEST_PROFILE = {"PNG": chunks.LONGEST_PROFILE, "JPEG": 255 * 65519, "WEBP": 2**31, "TIFF": 2**31}
 _LONGEST = {"JPEG": 65535, "WEBP": 16383}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANAR_CONFIGURATION = 258, 262, 274, 284
@@ -46,7 +48,8 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Picture:
     """The picture in a file, upright, at its own depth.
 
     max_pixels bounds width * height, checked before anything is decoded. Of a phone's multi-picture JPEG
-    the main picture is read; animations and files of several pages are refused.
+    the main picture is read; animations and files of several pages are refused. A colour profile of more
+    than a mebibyte in a PNG file is left out with a UserWarning.
 
     Raises FileNotFoundError, IsADirectoryError or PermissionError as open does, and PictureError, which
     names the file, for an unknown format, a damaged or truncated file, too many pixels, or pixels of a
@@ -55,13 +58,23 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Picture:
     path = Path(path)
     with path.open("rb") as file, _raised_limit(max_pixels):
         try:
-            image = _open(file)
+            shortened = chunks.without_long_profile(file)
+            if shortened is not None:
+                warnings.warn(
+                    f"{path}: its colour profile, of more than {chunks.LONGEST_PROFILE} bytes, is left out",
+                    stacklevel=2,
+                )
+
+            def source() -> IO[bytes]:
+                return path.open("rb") if shortened is None else io.BytesIO(shortened)
+
+            image = _open(file if shortened is None else source())
             if image.width * image.height > max_pixels:
                 raise PictureError(
                     f"{image.width}x{image.height} is more than the limit of {max_pixels} pixels: "
                     "raise max_pixels (--max-pixels) if the file is to be trusted"
                 )
-            return _oriented(*_decode(image, path))
+            return _oriented(*_decode(image, source))
         except PictureError as error:
             raise PictureError(f"{path}: {error}") from None
         except Image.DecompressionBombError as error:
@@ -78,7 +91,8 @@ def write(picture: Picture, path: str | os.PathLike[str], overwrite: bool = Fals
     """Write a picture in the format of the path's suffix: the whole file appears at once, or nothing.
 
     JPEG is written at quality 95 without chroma subsampling, WebP without loss, PNG and TIFF deflated.
-    A profile that the format cannot hold is left out with a UserWarning.
+    A profile that the format cannot hold, or that is of gray where the format has colours only, is left out
+    with a UserWarning.
 
     Raises PictureError for a suffix that is unknown, or for a depth, an alpha plane or a size that the
     format cannot hold; FileExistsError where the path exists and overwrite is False; OSError, naming the
@@ -87,8 +101,9 @@ def write(picture: Picture, path: str | os.PathLike[str], overwrite: bool = Fals
     path = Path(path)
     check_writable(picture, path, overwrite)
     kind = format_of(path)
-    if picture.icc_profile and kind not in _HOLDS_PROFILE:
-        warnings.warn(f"{path}: {kind} cannot hold the colour profile, which is left out", stacklevel=2)
+    if fault := _profile_fault(picture, kind):
+        warnings.warn(f"{path}: {fault}, which is left out", stacklevel=2)
+        picture = replace(picture, icc_profile=None)
     try:
         data = _encode(picture, kind)
     except (OSError, ValueError) as error:
@@ -157,8 +172,8 @@ def _open(file: IO[bytes]) -> Image.Image:
         return Image.open(file, formats=FORMATS)
 
 
-def _decode(image: Image.Image, path: Path) -> tuple[Picture, int]:
-    """The pixels as stored, and the EXIF orientation that is still to be applied."""
+def _decode(image: Image.Image, source: Callable[[], IO[bytes]]) -> tuple[Picture, int]:
+    """The pixels as stored, and the EXIF orientation that is still to be applied; source opens it anew."""
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise PictureError(
             f"holds {getattr(image, 'n_frames', 1)} frames or pages: extract the one to enlarge first"
@@ -167,7 +182,7 @@ def _decode(image: Image.Image, path: Path) -> tuple[Picture, int]:
     if tags.get(_PLANAR_CONFIGURATION) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
         raise PictureError("TIFF of 16 bits with separate planes is not supported: interleave its pixels")
     if deep.is_deep_colour(image):
-        with path.open("rb") as again:
+        with source() as again:
             picture = deep.read_deep_colour(image, lambda: _open(again))
     else:
         image.load()
@@ -179,7 +194,14 @@ def _decode(image: Image.Image, path: Path) -> tuple[Picture, int]:
         if image.format == "TIFF" and picture.bits == 16:
             _normalise_tiff(picture, tags)
     # Pillow turns TIFF while loading, and then says 1 here.
-    return picture, image.getexif().get(_ORIENTATION, 1)
+    return picture, _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # of many kinds; broken EXIF says nothing about the pixels
+        return 1
 
 
 def _normalise_tiff(picture: Picture, tags: dict[int, Any]) -> None:
@@ -231,6 +253,19 @@ def _unidentified(file: IO[bytes]) -> str:
     return f"not a readable picture; the formats are {', '.join(FORMATS)}"
 
 
+def _profile_fault(picture: Picture, kind: str) -> str | None:
+    """Why the picture's profile cannot go into a file of this kind, or None."""
+    profile = picture.icc_profile or b""
+    longest = _LONGEST_PROFILE.get(kind, 0)
+    if len(profile) > longest:
+        return f"{kind} cannot hold the colour profile" + (f" of {len(profile)} bytes" if longest else "")
+    becomes_rgb = kind == "WEBP" or (kind == "TIFF" and picture.bits == 16 and picture.alpha is not None)
+    # The header's colour space, ICC.1:2022, 7.2.6.
+    if becomes_rgb and picture.pixels.shape[2] == 1 and profile[16:20] == b"GRAY":
+        return f"{kind} holds the gray pixels as RGB and so cannot hold their colour profile"
+    return None
+
+
 def _encode(picture: Picture, kind: str) -> bytes:
     if picture.bits == 16:
         return {"PNG": deep.encode_png, "TIFF": deep.encode_tiff, "PPM": deep.encode_ppm}[kind](picture)
@@ -240,7 +275,7 @@ def _encode(picture: Picture, kind: str) -> bytes:
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }
     options = presets.get(kind, {})
-    if picture.icc_profile and kind in _HOLDS_PROFILE:
+    if picture.icc_profile:
         options["icc_profile"] = picture.icc_profile
     buffer = io.BytesIO()
     to_pil(picture).save(buffer, kind, **options)

@@ -4,6 +4,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -280,6 +281,32 @@ def test_orientation_of_16_bits_and_alpha(tmp_path, orientation):
 def test_the_profile_is_kept(tmp_path, suffix):
     Image.fromarray(noise(*SIZE, 3)).save(tmp_path / f"a.{suffix}", icc_profile=PROFILE)
     assert read(tmp_path / f"a.{suffix}").icc_profile == PROFILE
+
+
+@pytest.mark.parametrize("content", [b"MM\0*\0\0", b"rubbish", b"II*\0\xff\xff\xff\xff", b""])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_means_upright(tmp_path, content):
+    pixels = noise(*SIZE, 3, dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png16(pixels, chunks=((b"eXIf", content),)))
+    same(read(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_profile_too_long_is_left_out(tmp_path, dtype):
+    profile = b"P\0\0" + zlib.compress(bytes(2**20 + 1))
+    pixels = noise(*SIZE, 3, dtype=dtype)
+    if dtype == np.uint16:
+        data = png16(pixels, chunks=((b"gAMA", struct.pack(">I", 45455)), (b"iCCP", profile)))
+    else:
+        Image.fromarray(pixels).save(tmp_path / "plain.png")
+        plain = (tmp_path / "plain.png").read_bytes()
+        data = plain[:33] + chunk(b"iCCP", profile) + plain[33:]
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.warns(UserWarning, match=r"a\.png.*profile.*left out") as caught:
+        picture = read(tmp_path / "a.png")
+    assert len(caught) == 1
+    same(picture, pixels)
+    assert picture.icc_profile is None
 
 
 # What cannot be read.

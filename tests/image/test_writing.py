@@ -108,6 +108,34 @@ def test_a_profile_that_cannot_be_held_is_said(tmp_path, suffix):
         write(picture(profile=PROFILE), tmp_path / f"a.{suffix}")
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("suffix", "longest"), [("png", 2**20), ("jpg", 255 * 65519), ("tiff", None), ("webp", None)]
+)
+def test_a_profile_is_written_as_long_as_it_is_read(tmp_path, suffix, longest, dtype):
+    if dtype == np.uint16 and suffix not in DEEP:
+        dtype = np.uint8
+    given = picture(dtype, profile=bytes(longest or 20 * 2**20))
+    write(given, tmp_path / f"a.{suffix}")
+    assert read(tmp_path / f"a.{suffix}").icc_profile == given.icc_profile
+    if longest:
+        with pytest.warns(UserWarning, match=rf"b\.{suffix}.*profile.*{longest + 1}"):
+            write(picture(dtype, profile=bytes(longest + 1)), tmp_path / f"b.{suffix}")
+        assert read(tmp_path / f"b.{suffix}").icc_profile is None
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("webp", np.uint8), ("tiff", np.uint16)])
+def test_gray_that_becomes_colours_loses_its_profile(tmp_path, suffix, dtype):
+    gray = bytes(16) + b"GRAY" + bytes(100)
+    with pytest.warns(UserWarning, match=rf"a\.{suffix}.*profile"):
+        write(picture(dtype, 1, True, profile=gray), tmp_path / f"a.{suffix}")
+    assert read(tmp_path / f"a.{suffix}").icc_profile is None
+    write(picture(dtype, 3, True, profile=PROFILE), tmp_path / f"b.{suffix}")
+    assert read(tmp_path / f"b.{suffix}").icc_profile == PROFILE
+    write(picture(dtype, 1, False, profile=gray), tmp_path / "c.png")
+    assert read(tmp_path / "c.png").icc_profile == gray
+
+
 # Names.
 
 
