@@ -128,12 +128,32 @@ def _edsr(state: State) -> tuple[dict[str, Any], dict[str, str | None]]:
         "num_block": _count(state, r"body\.(\d+)\.conv1\.weight"),
     }
     open: dict[str, str | None] = {"res_scale": None, "rgb_mean": None, "image_range": None}
-    shift = state.pop("sub_mean.bias", None)
-    if shift is not None and shift.any():
-        # -range * mean, and a mean is below 1
-        sizes["image_range"] = 255.0 if float(shift.abs().max()) > 1 else 1.0
-        sizes["rgb_mean"] = tuple(round(-float(v) / sizes["image_range"], 6) for v in shift)
+    sizes |= _mean_shift(state, channels)
     return sizes, {name: why for name, why in open.items() if name not in sizes}
+
+
+def _mean_shift(state: State, channels: int) -> dict[str, Any]:
+    """The mean and range that sub_mean and add_mean were made from: biases -range * mean and its opposite."""
+    shifts = {name: state.pop(f"{name}.bias", None) for name in ("sub_mean", "add_mean")}
+    for name, bias in shifts.items():
+        if bias is None:
+            continue
+        if bias.shape != (channels,):
+            raise CheckpointError(
+                f"'{name}.bias' of the checkpoint is {tuple(bias.shape)}, not ({channels},)"
+            )
+        if not bool(bias.isfinite().all()):
+            raise CheckpointError(f"'{name}.bias' of the checkpoint holds NaN or infinite values")
+    shift, back = shifts.values()
+    if shift is None and back is None:
+        return {}
+    if shift is None or back is None or not bool((shift == -back).all()):
+        found = ", ".join(f"{name} {None if b is None else b.tolist()}" for name, b in shifts.items())
+        raise CheckpointError(f"the checkpoint's mean shifts are not each other's opposite: {found}")
+    if not shift.any():
+        return {"rgb_mean": (0.0,) * channels}  # of any range
+    image_range = 255.0 if float(shift.abs().max()) > 1 else 1.0  # a mean is below 1
+    return {"image_range": image_range, "rgb_mean": tuple(round(-float(v) / image_range, 6) for v in shift)}
 
 
 def _rrdbnet(state: State) -> tuple[dict[str, Any], dict[str, str | None]]:

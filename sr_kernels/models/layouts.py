@@ -72,21 +72,16 @@ def _old_esrgan(state: State) -> State:
 
 
 def _original_edsr(state: State) -> State:
-    """The original EDSR keeps its mean shift as 1x1 convolutions; `detect` reads the mean from sub_mean."""
+    """The original EDSR shifts by the mean in 1x1 convolutions; `detect` reads it from their biases."""
     state = dict(state)
     for name in ("sub_mean", "add_mean"):
-        weight, bias = state.pop(f"{name}.weight", None), state.get(f"{name}.bias")
+        weight = state.pop(f"{name}.weight", None)
         if weight is not None and weight.dim() == 4:
             eye = torch.eye(weight.shape[0], weight.shape[1], dtype=weight.dtype)
             if weight.shape[2:] != (1, 1) or not torch.equal(weight[:, :, 0, 0].cpu(), eye):
                 raise CheckpointError(
                     f"{name}.weight of the checkpoint is not the identity: not EDSR's shift"
                 )
-        if bias is not None and bias.dim() != 1:
-            raise CheckpointError(
-                f"{name}.bias of the checkpoint has shape {tuple(bias.shape)}, not (channels,)"
-            )
-    state.pop("add_mean.bias", None)
     return state
 
 

@@ -130,7 +130,8 @@ def test_foreign_layouts(case, foreign, layout):
 def test_the_original_edsr_keeps_its_own_mean_and_range():
     case = "edsr x4"
     state = original_edsr(plain.build(case).state_dict())
-    state["sub_mean.bias"] = -255 * torch.tensor((0.5, 0.25, 0.125))
+    state["add_mean.bias"] = 255 * torch.tensor((0.5, 0.25, 0.125))
+    state["sub_mean.bias"] = -state["add_mean.bias"]
     model = models.load(state, **extras(case))
     assert model.mean.tolist() == [0.5, 0.25, 0.125]
     assert model.image_range == 255
@@ -139,6 +140,34 @@ def test_the_original_edsr_keeps_its_own_mean_and_range():
     state["sub_mean.weight"] = 2 * state["sub_mean.weight"]
     with pytest.raises(models.CheckpointError, match=r"sub_mean\.weight"):
         models.load(state, **extras(case))
+
+
+def test_a_shift_of_zero_is_a_mean_of_zero():
+    state = original_edsr(plain.build("edsr x4").state_dict())
+    for name in ("sub_mean", "add_mean"):
+        state[f"{name}.bias"] = torch.zeros(3)
+    assert models.load(state).mean.tolist() == [0, 0, 0]
+    assert models.load(state, image_range=1.0).image_range == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("sub_mean.bias", torch.full((3,), float("nan")), "NaN"),
+        ("add_mean.bias", torch.full((3,), float("inf")), "infinite"),
+        ("sub_mean.bias", torch.zeros(1), r"\(1,\), not \(3,\)"),
+        ("add_mean.bias", torch.zeros(3), "opposite"),
+        ("add_mean.bias", None, "opposite.*add_mean None"),
+        ("sub_mean.bias", None, "opposite.*sub_mean None"),
+    ],
+)
+def test_shifts_that_are_none(key, value, match):
+    state = original_edsr(plain.build("edsr x4").state_dict())
+    state.pop(key)
+    if value is not None:
+        state[key] = value
+    with pytest.raises(models.CheckpointError, match=match):
+        models.load(state)
 
 
 WRAPPED = {
