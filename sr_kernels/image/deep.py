@@ -14,7 +14,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,8 @@ from sr_kernels.image.picture import Picture, PictureError
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _ROWS = 64  # a band of rows at a time when filtering
 _TIFF_LIMIT = 2**32 - 2**20
+_BLOCK = 2**20  # bytes of text at a time
+_DIGITS = 9  # of a number in text; fits 32 bits
 
 
 def is_deep_colour(image: Image.Image) -> bool:
@@ -156,10 +158,9 @@ def _read_ppm(image: Any) -> np.ndarray:
     largest, count = tile.args[1], width * height * 3
     image.fp.seek(tile.offset)
     if tile.codec_name == "ppm_plain":
-        text = re.sub(rb"#[^\r\n]*", b" ", image.fp.read())
-        values = np.array(text.split()[:count], dtype=np.uint32)
+        values = _plain_values(image.fp, count)
     else:
-        values = np.frombuffer(image.fp.read(2 * count), ">u2").astype(np.uint32)
+        values = np.frombuffer(image.fp.read(2 * count), ">u2")
     if values.size < count:
         raise PictureError(f"image file is truncated ({values.size} of {count} values)")
     if values.max() > largest:
@@ -167,6 +168,39 @@ def _read_ppm(image: Any) -> np.ndarray:
     if largest != 65535:
         return np.rint(values * 65535.0 / largest).astype(np.uint16).reshape(height, width, 3)
     return values.astype(np.uint16).reshape(height, width, 3)
+
+
+def _plain_values(file: IO[bytes], count: int) -> np.ndarray:
+    """The first `count` decimal numbers of file, uint16, or fewer where it ends; `#` comments out a line.
+
+    Read a block at a time and no further than needed, whatever else the file holds.
+    """
+    values = np.empty(count, np.uint16)
+    done, begun, in_comment = 0, b"", False
+    while done < count:
+        block = file.read(_BLOCK)
+        text = begun + block
+        if in_comment:
+            text = b"#" + text
+        in_comment = text.rfind(b"#") > max(text.rfind(b"\r"), text.rfind(b"\n"))
+        text = re.sub(rb"#[^\r\n]*", b" ", text)
+        words = text.split()
+        # The last word may go on in the next block.
+        begun = words.pop() if words and block and not text[-1:].isspace() else b""
+        words = words[: count - done]
+        if len(begun) > _DIGITS and len(words) < count - done:
+            words.append(begun)
+        wrong = next((w for w in words if len(w) > _DIGITS or not w.isdigit()), None)
+        if wrong is not None:
+            raise PictureError(f"{wrong[:20]!r} stands where a value of at most {_DIGITS} digits should")
+        part = np.array(words, dtype=np.uint32)
+        if part.size and part.max() > 65535:
+            raise PictureError(f"a value of {part.max()} exceeds 65535")
+        values[done : done + part.size] = part
+        done += part.size
+        if not block:
+            break
+    return values[:done]
 
 
 def _bytes(rows: np.ndarray, dtype: str) -> np.ndarray:

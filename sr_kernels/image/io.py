@@ -39,7 +39,9 @@ _HOLDS_DEPTH = ("PNG", "TIFF", "PPM")
 # The most bytes of a colour profile that readers take: Pillow's bound for PNG, 255 segments in JPEG.
 _LONGEST_PROFILE = {"PNG": chunks.LONGEST_PROFILE, "JPEG": 255 * 65519, "WEBP": 2**31, "TIFF": 2**31}
 _LONGEST = {"JPEG": 65535, "WEBP": 16383}
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error,
+)  # fmt: skip
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANAR_CONFIGURATION = 258, 262, 274, 284
 _pillow_limit = threading.Lock()
 
@@ -193,6 +195,11 @@ def _decode(image: Image.Image, source: Callable[[], IO[bytes]]) -> tuple[Pictur
             picture = from_pil(image)
         if image.format == "TIFF" and picture.bits == 16:
             _normalise_tiff(picture, tags)
+        elif max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+            raise PictureError(
+                f"TIFF of {max(tags[_BITS_PER_SAMPLE])} bits in mode {image.mode} is not supported: "
+                "convert to gray or RGB of 16 bits"
+            )
     # Pillow turns TIFF while loading, and then says 1 here.
     return picture, _orientation(image)
 

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from sr_kernels.image import Picture, PictureError, read, write
+from sr_kernels.image import Picture, PictureError, deep, read, write
 from tests.image.png16 import chunk, png16
 
 SIZE = (23, 37)
@@ -230,6 +230,34 @@ def test_a_ppm_value_above_its_largest_is_refused(tmp_path):
     (tmp_path / "a.ppm").write_bytes(b"P6 1 1 1000\n" + struct.pack(">3H", 1, 1001, 2))
     with pytest.raises(PictureError, match="1001"):
         read(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("last", ["-6", "x", "6.5", "99999999999999999999", "1001", "70000", "1" * 5000])
+@pytest.mark.parametrize("largest", [200, 1000])
+def test_a_plain_value_that_is_none_is_refused(tmp_path, last, largest):
+    (tmp_path / "a.ppm").write_text(f"P3 2 1 {largest} 1 2 3 4 5 {last}")
+    with pytest.raises(PictureError, match=r"a\.ppm"):
+        read(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("block", [1, 2, 7])
+def test_a_plain_ppm_is_read_by_blocks_and_no_further(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(deep, "_BLOCK", block)
+    text = b"P3 2 1 1000\n12 # one # 9 two\r13\n#\n#3\n14\t15 1#7\n6 170 and no more"
+    (tmp_path / "a.ppm").write_bytes(text)
+    expected = np.array([12, 13, 14, 15, 1, 6]) * 65535 / 1000
+    np.testing.assert_array_equal(read(tmp_path / "a.ppm").pixels.reshape(-1), np.rint(expected))
+    (tmp_path / "b.ppm").write_bytes(text[: text.index(b"6 170")])
+    with pytest.raises(PictureError, match="5 of 6 values"):
+        read(tmp_path / "b.ppm")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_16_bit_cmyk_is_refused(tmp_path, compression):
+    pixels = noise(*SIZE, 4, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="separated", compression=compression)
+    with pytest.raises(PictureError, match=r"a\.tif.*16 bits in mode CMYK"):
+        read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
