@@ -67,6 +67,26 @@ class SRModel(nn.Module):
             )
 
 
+def reflected(start: int, stop: int, length: int, device: torch.device | None = None) -> Tensor:
+    """The positions in [0, length) that stand for start .. stop - 1 (start >= 0), int64: what lies beyond the
+    end is reflected without the border pixel, back and forth; a single pixel is repeated.
+
+    How a picture is brought to a model's `input_multiple`, each axis by itself.
+    """
+    period = max(2 * (length - 1), 1)
+    positions = torch.arange(start, stop, device=device) % period
+    return torch.minimum(positions, period - positions)
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """(N, C, H, W) with its right and bottom borders reflected up to the multiple, channels_last."""
+    for axis in (2, 3):
+        length = x.shape[axis]
+        if length % multiple:
+            x = x.index_select(axis, reflected(0, length + -length % multiple, length, x.device))
+    return with_format(x, torch.channels_last)
+
+
 def positive(model: str, **values: int) -> None:
     """Raises TypeError or ValueError that names the first argument which is no positive integer."""
     for name, value in values.items():

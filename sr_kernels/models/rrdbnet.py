@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_kernels import ops
-from sr_kernels.models.base import SRModel, positive
+from sr_kernels.models.base import SRModel, padded, positive
 from sr_kernels.nn import RRDB, ConvAct2d, ResidualConv2d, UpsampleConv2d
 
 _SLOPE = 0.2
@@ -19,9 +18,9 @@ class RRDBNet(SRModel):
 
     feat + conv_body(body(feat)), then nearest x2 and a 3x3 convolution for each doubling, conv_hr, conv_last.
     unshuffle: factor of the pixel-unshuffle before conv_first; None means BasicSR's: 4 for scale 1, 2 for
-    scale 2, else none. Input sizes off its multiple are reflect-padded (replicated where a side is too short
-    to reflect) and the output cropped. Parameters: conv_first, body.<i>.rdb{1-3}.conv{1-5}, conv_body,
-    conv_up<n>, conv_hr, conv_last. scale: a power of two.
+    scale 2, else none. Input sizes off its multiple are reflected up to it, each axis by itself, and the
+    output cropped. Parameters: conv_first, body.<i>.rdb{1-3}.conv{1-5}, conv_body, conv_up<n>, conv_hr,
+    conv_last. scale: a power of two.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class RRDBNet(SRModel):
     def _enlarge(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         if self.input_multiple > 1:
-            x = ops.pixel_unshuffle(_pad(x, self.input_multiple), self.input_multiple)
+            x = ops.pixel_unshuffle(padded(x, self.input_multiple), self.input_multiple)
         first = self.conv_first(x)
         x = self.conv_body(self.body(first), first)
         for up in self._ups():
@@ -87,15 +86,6 @@ class RRDBNet(SRModel):
             self.conv_hr,
             self.conv_last,
         ]
-
-
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    """Right and bottom borders up to the multiple, reflected."""
-    bottom, right = -x.shape[2] % multiple, -x.shape[3] % multiple
-    if bottom == 0 and right == 0:
-        return x
-    reflects = bottom < x.shape[2] and right < x.shape[3]
-    return F.pad(x, (0, right, 0, bottom), mode="reflect" if reflects else "replicate")
 
 
 def _initialise(body: nn.Module) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sr_kernels import ops
+from sr_kernels.models.base import reflected
 
 _TORCH_DTYPE = {np.dtype(np.uint8): torch.uint8, np.dtype(np.uint16): torch.uint16}
 
@@ -62,7 +63,7 @@ class ArrayCanvas(Canvas):
         self.output = np.empty(shape, self.array.dtype.newbyteorder("="))
 
     def read(self, index: int, top: int, bottom: int, left: int, right: int) -> Tensor:
-        rows, columns = _reflected(top, bottom, self.height), _reflected(left, right, self.width)
+        rows, columns = _positions(top, bottom, self.height), _positions(left, right, self.width)
         window = np.array(self.array[rows][:, columns], self.output.dtype, order="C")
         pixels = torch.from_numpy(window).to(self.device)
         if self.integers:
@@ -97,7 +98,7 @@ class TensorCanvas(Canvas):
         self.output = torch.empty(shape, dtype=self.images.dtype, device=self.images.device)
 
     def read(self, index: int, top: int, bottom: int, left: int, right: int) -> Tensor:
-        rows, columns = _reflected(top, bottom, self.height), _reflected(left, right, self.width)
+        rows, columns = _positions(top, bottom, self.height), _positions(left, right, self.width)
         return _computable(self.images[index : index + 1][:, :, rows][:, :, :, columns].to(self.device))
 
     def write(self, index: int, top: int, left: int, part: Tensor) -> None:
@@ -113,8 +114,6 @@ def _computable(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _reflected(start: int, stop: int, length: int) -> Any:
-    if stop <= length:
-        return slice(start, stop)
-    positions = np.arange(start, stop)
-    return np.maximum(np.where(positions < length, positions, 2 * length - 2 - positions), 0)
+def _positions(start: int, stop: int, length: int) -> Any:
+    """A slice or an array, to index either kind of canvas with."""
+    return slice(start, stop) if stop <= length else reflected(start, stop, length).numpy()

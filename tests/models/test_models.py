@@ -7,10 +7,12 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from sr_kernels import models
+from sr_kernels.models.base import padded
 from tests.models import plain
 
 
@@ -170,3 +172,14 @@ def test_one_training_step_lowers_the_loss():
 def test_embedded_names_the_scales_it_has():
     with pytest.raises(ValueError, match="scale is 7; the package carries weights for"):
         models.embedded(7)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+@pytest.mark.parametrize("multiple", [2, 4])
+def test_padding_to_a_multiple_reflects_back_and_forth(length, multiple):
+    x = torch.arange(length * 3.0).view(1, 1, length, 3)
+    for image, axis in ((x, 2), (x.transpose(2, 3), 3)):
+        found = padded(image, multiple).select(5 - axis, 0).flatten()
+        missing = -length % multiple
+        expected = np.pad(x[0, 0, :, 0].numpy(), (0, missing), "reflect" if length > 1 else "edge")
+        assert found.tolist() == expected.tolist()

@@ -93,6 +93,16 @@ def test_odd_sizes_through_a_model_that_wants_even_ones(size):
     assert (found == ops.float_to_image(y).numpy()).all()
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_small_pictures_are_padded_as_the_model_pads_them(scale):
+    model = kaiming(models.create("rrdbnet", scale=scale, num_feat=8, num_grow_ch=4, num_block=1))
+    for height in range(1, 6):
+        for width in range(1, 8):
+            image = grid(3, height, width)
+            with torch.no_grad():
+                assert torch.equal(upscale(image, model), model(image[None])[0]), (height, width)
+
+
 def test_windows_are_of_one_size_and_batched():
     model = Nearest()
     upscale(grid(3, 100, 70), model, tile=24, batch=4)
