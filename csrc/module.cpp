@@ -100,7 +100,7 @@ PYBIND11_MODULE(_C, m) {
              [](P& p, int64_t n, int64_t h, int64_t w, int64_t ci) { p.n = n, p.h = h, p.w = w, p.ci = ci; })
         .def("set_output", [](P& p, int64_t oh, int64_t ow, int64_t co) { p.oh = oh, p.ow = ow, p.co = co; })
         .def("set_window",
-             [](P& p, int32_t kh, int32_t kw, int32_t sy, int32_t sx, int32_t dy, int32_t dx, int64_t top,
+             [](P& p, int64_t kh, int64_t kw, int64_t sy, int64_t sx, int64_t dy, int64_t dx, int64_t top,
                 int64_t left) {
                  p.kh = kh, p.kw = kw, p.stride_y = sy, p.stride_x = sx, p.dilation_y = dy, p.dilation_x = dx;
                  p.pad_top = top, p.pad_left = left;

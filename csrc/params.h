@@ -29,14 +29,13 @@ struct ConvParams {
     int64_t oh, ow, co;         // conv pixels of this phase
     int64_t pad_top, pad_left;  // negative: the first window starts inside x
     int64_t base_h, base_w;     // size of base where it is enlarged on the fly
-    int32_t kh, kw, stride_y, stride_x, dilation_y, dilation_x;
+    int64_t kh, kw, stride_y, stride_x, dilation_y, dilation_x;
     int32_t step, phase_y, phase_x;
     int32_t act, act_after_add;
     int32_t shuffle;
     int32_t base_mode, base_factor;
     int32_t kernel;  // index in the kernel table of the chosen ISA
-    int32_t
-        chain;  // additions after which a sum is set aside, at the end of a row of taps: bounds its rounding
+    int32_t chain;   // additions after which a sum is set aside for a new one: bounds its rounding
     int32_t threads;
     float slope, scale, b1, b2;
 };

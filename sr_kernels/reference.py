@@ -118,7 +118,7 @@ def dense_block(
 
 def residual_add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], *, scale: float = 1.0) -> Tensor:
     """scale * input + sum(weight_i * residual_i)."""
-    y = input * scale
+    y = input if scale == 1.0 else input * scale
     for residual, factor in residuals:
         y = torch.add(y, residual, alpha=factor)
     return y

@@ -74,8 +74,9 @@ def _path() -> str:
 
 def _read() -> list[str]:
     with contextlib.suppress(OSError, ValueError), open(_path()) as file:
-        passed: Any = json.load(file)["passed"]
-        if isinstance(passed, list):
+        found: Any = json.load(file)
+        passed = found.get("passed") if isinstance(found, dict) else None
+        if isinstance(passed, list) and all(isinstance(key, str) for key in passed):
             return passed
     return []
 

@@ -86,7 +86,7 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
     const int64_t tile_bytes = plan.channels * plan.pixels * 4;
     char* memory = static_cast<char*>(scratch(static_cast<size_t>(tile_bytes + plan.patch_bytes)));
     if (!memory) {
-        plan.failed = true;
+        __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
         return;
     }
     float* t = reinterpret_cast<float*>(memory);

@@ -39,32 +39,35 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
 #pragma GCC unroll 8
             for (int g = 0; g < kGroups; ++g)
                 x[g] = source.data + ky * source.row + kx * source.tap + 4 * g * s;
-            for (int64_t c = 0; c < length; ++c, w += kChannels) {
-#pragma GCC unroll 8
-                for (int g = 0; g < kGroups; ++g)
-                    __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
-                V wv[Vectors];
-#pragma GCC unroll 4
-                for (int v = 0; v < Vectors; ++v) {
-                    if (Vectors > 1) __builtin_prefetch(w + 6 * kChannels + v * L);
-                    wv[v] = load(w + v * L);
+            for (int64_t c = 0; c < length;) {
+                if (chain == p.chain) {
+                    set_aside(first);
+                    clear();
+                    first = false;
+                    chain = 0;
                 }
+                const int64_t stop = length - c < p.chain - chain ? length : c + p.chain - chain;
+                chain += stop - c;
+                for (; c < stop; ++c, w += kChannels) {
+#pragma GCC unroll 8
+                    for (int g = 0; g < kGroups; ++g)
+                        __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
+                    V wv[Vectors];
+#pragma GCC unroll 4
+                    for (int v = 0; v < Vectors; ++v) {
+                        if (Vectors > 1) __builtin_prefetch(w + 6 * kChannels + v * L);
+                        wv[v] = load(w + v * L);
+                    }
 #pragma GCC unroll 32
-                for (int i = 0; i < Pixels; ++i) {
-                    const V xi = splat(x[i / 4][i % 4 * s]);
+                    for (int i = 0; i < Pixels; ++i) {
+                        const V xi = splat(x[i / 4][i % 4 * s]);
 #pragma GCC unroll 4
-                    for (int v = 0; v < Vectors; ++v) sums[i][v] += xi * wv[v];
-                }
+                        for (int v = 0; v < Vectors; ++v) sums[i][v] += xi * wv[v];
+                    }
 #pragma GCC unroll 8
-                for (int g = 0; g < kGroups; ++g) ++x[g];
+                    for (int g = 0; g < kGroups; ++g) ++x[g];
+                }
             }
-        }
-        chain += p.kw * p.ci;
-        if (chain >= p.chain && ky + 1 < p.kh) {
-            set_aside(first);
-            clear();
-            first = false;
-            chain = 0;
         }
     }
     set_aside(first);

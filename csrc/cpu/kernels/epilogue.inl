@@ -31,10 +31,11 @@ struct Taps {
     float w1;
 };
 inline Taps taps(int64_t position, int32_t factor, int64_t size) {
-    float source = (static_cast<float>(position) + 0.5f) / static_cast<float>(factor) - 0.5f;
-    source = source < 0.0f ? 0.0f : source;
-    const int64_t i0 = static_cast<int64_t>(source);
-    return {i0, i0 + 1 < size ? i0 + 1 : i0, source - static_cast<float>(i0)};
+    // (position + 0.5)/factor - 0.5 in whole numbers: the same weight at every period, wherever a tile begins.
+    const int64_t twice = 2 * position + 1 - factor;
+    if (twice <= 0) return {0, size > 1 ? 1 : 0, 0.0f};
+    const int64_t i0 = twice / (2 * factor), rest = twice % (2 * factor);
+    return {i0, i0 + 1 < size ? i0 + 1 : i0, static_cast<float>(rest) / static_cast<float>(2 * factor)};
 }
 
 // base at output pixels (Y, X ..), `length` consecutive floats from channel c0 on, into run.

@@ -67,7 +67,7 @@ TaskFn shuffle_by_factor(int32_t s) {
 
 template <class T>
 TaskFn shuffle_by_layout(const ShuffleParams& p) {
-    if (p.xc == 1)
+    if (p.xc == 1 && p.yc == 1)  // both: of a picture of one pixel either side alone may look so
         return p.inverse ? shuffle_by_factor<T, true, true>(p.s) : shuffle_by_factor<T, true, false>(p.s);
     return p.inverse ? shuffle_by_factor<T, false, true>(p.s) : shuffle_by_factor<T, false, false>(p.s);
 }
@@ -82,18 +82,30 @@ void shuffle(const ShuffleParams& p) {
 
 constexpr int64_t kChunk = 1 << 14;  // elements of a flat task
 
+template <bool Two>
+inline V weighted(const AddParams& p, V x, V r1, V r2) {
+    const V y = p.scale * x + p.b1 * r1;
+    return Two ? y + p.b2 * r2 : y;
+}
+
+template <bool Two>
 void add_chunk(const void* context, int64_t begin, int64_t end) {
     const AddParams& p = *static_cast<const AddParams*>(context);
     const int64_t stop = end * kChunk < p.count ? end * kChunk : p.count;
-    for (int64_t i = begin * kChunk; i < stop; i += L) {
-        const int64_t lanes = stop - i < L ? stop - i : L;
-        V y = p.scale * load_n(p.x + i, lanes) + p.b1 * load_n(p.r1 + i, lanes);
-        if (p.r2) y += p.b2 * load_n(p.r2 + i, lanes);
-        store_n(p.y + i, y, lanes);
-    }
+    int64_t i = begin * kChunk;
+    for (; i + L <= stop; i += L)
+        store(p.y + i, weighted<Two>(p, load(p.x + i), load(p.r1 + i), Two ? load(p.r2 + i) : V{}));
+    if (const int64_t rest = stop - i; rest > 0)
+        store_n(p.y + i,
+                weighted<Two>(p, load_n(p.x + i, rest), load_n(p.r1 + i, rest),
+                              Two ? load_n(p.r2 + i, rest) : V{}),
+                rest);
 }
 
-void add(const AddParams& p) { parallel_for((p.count + kChunk - 1) / kChunk, 1, p.threads, add_chunk, &p); }
+void add(const AddParams& p) {
+    const int64_t chunks = (p.count + kChunk - 1) / kChunk;
+    parallel_for(chunks, chunks / (2 * p.threads), p.threads, p.r2 ? add_chunk<true> : add_chunk<false>, &p);
+}
 
 template <class T>
 void to_float_chunk(const void* context, int64_t begin, int64_t end) {
