@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,38 @@ _PART_PREFIXES = ("netG.", "generator.")  # beside them lie a discriminator's te
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+@contextlib.contextmanager
+def errors_naming(source: object) -> Iterator[None]:
+    """Puts the path, where `source` is one, before the message of every CheckpointError."""
+    try:
+        yield
+    except CheckpointError as error:
+        if not isinstance(source, (str, os.PathLike)):
+            raise
+        raise CheckpointError(f"{os.fspath(source)}: {error}") from error
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[State, dict[str, str]]:
     """The unwrapped state dict of a .safetensors, .pth, .pt or .ckpt file, and safetensors' metadata.
 
     Pickled files go through torch.load(weights_only=True) only; TorchScript archives are refused. Raises
-    FileNotFoundError, OSError, or CheckpointError (a ValueError) that says what was found.
+    FileNotFoundError, OSError, or CheckpointError (a ValueError) that names the file and says what was found.
     """
-    path = Path(path)
+    with errors_naming(path):
+        return read_unnamed(Path(path))
+
+
+def read_unnamed(path: Path) -> tuple[State, dict[str, str]]:
+    """read_checkpoint, whose CheckpointErrors do not name the file yet."""
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"checkpoint {str(path)!r} {what}; give a file ({', '.join(SUFFIXES)})")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise CheckpointError(
-            f"checkpoint {str(path)!r} ends in {suffix!r}; readable are {', '.join(SUFFIXES)}"
-        )
+        raise CheckpointError(f"the name ends in {suffix!r}; readable are {', '.join(SUFFIXES)}")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise CheckpointError(f"checkpoint {str(path)!r} has {size} bytes; the limit is {MAX_FILE_BYTES}")
+        raise CheckpointError(f"the file has {size} bytes; the limit is {MAX_FILE_BYTES}")
     if suffix == ".safetensors":
         raw, metadata = _read_safetensors(path, size)
         return unwrap(raw), metadata
@@ -61,7 +76,7 @@ def _read_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
     header = int.from_bytes(start, "little")
     if len(start) < 8 or header > min(size - 8, MAX_HEADER_BYTES):
         raise CheckpointError(
-            f"{str(path)!r} is not a safetensors file: it has {size} bytes, its header would have {header} "
+            f"this is not a safetensors file: it has {size} bytes, its header would have {header} "
             f"(limit {MAX_HEADER_BYTES})"
         )
     try:
@@ -69,7 +84,7 @@ def _read_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
             keys = file.keys()
             return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
+        raise CheckpointError(f"this is not a readable safetensors file: {error}") from error
 
 
 def _read_pickled(path: Path) -> Any:
@@ -78,15 +93,13 @@ def _read_pickled(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
         except zipfile.BadZipFile as error:
-            raise CheckpointError(f"{str(path)!r} is a damaged archive: {error}") from error
+            raise CheckpointError(f"this is a damaged archive: {error}") from error
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > MAX_FILE_BYTES:
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} unpacks to {unpacked} bytes; the limit is {MAX_FILE_BYTES}"
-            )
+            raise CheckpointError(f"the archive unpacks to {unpacked} bytes; the limit is {MAX_FILE_BYTES}")
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise CheckpointError(
-                f"{str(path)!r} is a TorchScript program, not weights; it was not run. Save its state_dict() "
+                "this is a TorchScript program, not weights; it was not run. Save its state_dict() "
                 "with torch.save or safetensors where you trust it"
             )
     try:
@@ -103,13 +116,13 @@ def _explain(path: Path, error: Exception) -> str:
     text = str(error)
     if isinstance(error, pickle.UnpicklingError) and (match := re.search(r"GLOBAL (\S+)", text)):
         return (
-            f"{str(path)!r} holds more than weights: it asks for {match[1]}; it was not executed (only plain "
+            f"the file holds more than weights: it asks for {match[1]}; it was not executed (only plain "
             "tensors are read). Save its state_dict() with torch.save or safetensors where you trust it"
         )
     with path.open("rb") as file:
         start = file.read(24)
     first = text.strip().partition("\n")[0]
-    return f"{str(path)!r} is not a checkpoint: it begins with {start!r} ({type(error).__name__}: {first})"
+    return f"this is not a checkpoint: it begins with {start!r} ({type(error).__name__}: {first})"
 
 
 def unwrap(value: Any) -> State:

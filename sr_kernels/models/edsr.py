@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,10 +44,13 @@ class EDSR(SRModel):
             res_scale = 0.1 if num_feat >= 256 else 1.0
         if rgb_mean is None:
             rgb_mean = DIV2K_MEAN if channels == 3 else (0.0,) * channels
+        if not isinstance(rgb_mean, Sequence) or not all(isinstance(v, (int, float)) for v in rgb_mean):
+            raise TypeError(f"EDSR: rgb_mean is {rgb_mean!r}; give {channels} numbers, one a channel")
         if len(rgb_mean) != channels:
             raise ValueError(f"EDSR: rgb_mean has {len(rgb_mean)} values; give {channels}, one a channel")
-        if not image_range > 0:
-            raise ValueError(f"EDSR: image_range is {image_range!r}; give a positive number, e.g. 255")
+        for name, value in {"res_scale": res_scale, "image_range": image_range}.items():
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"EDSR: {name} is {value!r}; give a positive number")
         self.scale, self.in_channels, self.out_channels = scale, channels, channels
         self.image_range = float(image_range)
         self.register_buffer("mean", torch.tensor(rgb_mean, dtype=torch.float32), persistent=False)

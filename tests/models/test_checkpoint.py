@@ -268,6 +268,50 @@ def test_what_must_be_asked():
         models.load(bare, activation="swish")
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: {"fc.weight": torch.zeros(3, 3)},
+        lambda s: {"epoch": 3},
+        lambda s: {k: v for k, v in s.items() if k != "body.3.weight"},
+        lambda s: {**s, "body.2.weight": s["body.2.weight"][:, :5]},
+        lambda s: {**s, "body.2.weight": s["body.2.weight"] * float("nan")},
+    ],
+)
+def test_every_error_names_the_file_once(spoil, state, tmp_path):
+    path = tmp_path / "some weights.pth"
+    torch.save(spoil(state), path)
+    for given in (path, str(path)):
+        with pytest.raises(Error) as caught:
+            models.load(given)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert str(caught.value).count("some weights.pth") == 1
+    path.write_bytes(b"<html>")
+    for read in (models.load, models.read_checkpoint):
+        with pytest.raises(Error) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: this is not a checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("res_scale", "much"),
+        ("res_scale", "nan"),
+        ("image_range", "0"),
+        ("rgb_mean", "0.5"),
+        ("rgb_mean", "a,b,c"),
+    ],
+)
+def test_values_that_no_argument_takes(option, value, tmp_path):
+    state = plain.build("edsr x2").state_dict()
+    with pytest.raises(Error, match=option):
+        models.load(state, **{option: value})
+    save_file(state, tmp_path / "w.safetensors", metadata={option: value})
+    with pytest.raises(Error, match=rf"w\.safetensors: EDSR: {option}"):
+        models.load(tmp_path / "w.safetensors")
+
+
 def test_wrong_arguments(state):
     with pytest.raises(TypeError, match=r"srvgg has no argument 'blocks'"):
         models.load(state, blocks=3)

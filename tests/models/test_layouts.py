@@ -231,6 +231,20 @@ def test_metadata_tells_what_weights_do_not(tmp_path):
         models.load(tmp_path / "w.safetensors")
 
 
+def test_metadata_tells_every_open_argument(tmp_path):
+    path = tmp_path / "w.safetensors"
+    metadata = {"res_scale": "0.25", "image_range": "1", "rgb_mean": "0.5,0.25,0.125"}
+    save_file(plain.build("edsr x2").state_dict(), path, metadata=metadata)
+    model = models.load(path)
+    assert model.body[0].conv2.scale == 0.25
+    assert model.image_range == 1
+    assert model.mean.tolist() == [0.5, 0.25, 0.125]
+    assert models.load(path, res_scale="0.5", rgb_mean=[0, 0, 0]).body[0].conv2.scale == 0.5
+    state = plain.build("srvgg x3 relu").state_dict()
+    save_file(state, path, metadata={"activation": "relu"})
+    assert same_picture(models.load(path), "srvgg x3 relu")
+
+
 def test_loading_changes_neither_the_weights_nor_the_random_state():
     state = plain.build("srvgg x2").state_dict()
     before = {k: v.clone() for k, v in state.items()}
