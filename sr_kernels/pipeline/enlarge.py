@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ def upscale(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     backend: str | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Kind:
     """The image, `scale` times larger, as an object of the same kind.
@@ -63,6 +64,8 @@ def upscale(
         is done again in float32.
     device: the model's for a module, else the tensor's, else a GPU where there is one, else the CPU.
     backend: as in sr_kernels.use_backend.
+    options: arguments of the model that a checkpoint's file may leave open ({"activation": "relu"}), as in
+        sr_kernels.models.load.
     progress: called with the tiles done and their total.
 
     Raises TypeError or ValueError that names the argument; FileNotFoundError for a missing checkpoint;
@@ -77,7 +80,7 @@ def upscale(
     ):
         _check_integer(name, value, least)
     opened = _open(image)
-    module = resolve_model(model, scale)
+    module = resolve_model(model, scale, options)
     place = _device(device, model, module, image)
     with contextlib.nullcontext() if backend is None else use_backend(backend):
         canvas, alpha = opened.canvases(place)
@@ -106,13 +109,18 @@ def embedded_names() -> tuple[str, ...]:
     return (_EMBEDDED,)
 
 
-def resolve_model(model: Model, scale: int | None = None) -> nn.Module:
+def resolve_model(
+    model: Model, scale: int | None = None, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """The module that `model` stands for: None or "compact", the embedded one for `scale` (2 by default); a
-    path, what the checkpoint holds; a module, itself.
+    path, what the checkpoint holds, with `scale` and `options` where the weights leave them open; a module,
+    itself.
 
-    Raises FileNotFoundError for a path where nothing is, ValueError for an unknown name or a scale that the
-    embedded model lacks, TypeError for anything else.
+    Raises FileNotFoundError for a path where nothing is, ValueError for an unknown name, a scale that the
+    embedded model lacks, or options where no checkpoint is read, TypeError for anything else.
     """
+    if options and (model is None or isinstance(model, nn.Module) or model in embedded_names()):
+        raise ValueError(f"options {dict(options)} are for a checkpoint's path; this model is made already")
     if isinstance(model, nn.Module):
         return model
     if model is None or model in embedded_names():
@@ -123,7 +131,7 @@ def resolve_model(model: Model, scale: int | None = None) -> nn.Module:
         )
     path = Path(model)
     if path.exists():
-        return models.load(path)
+        return models.load(path, **({} if scale is None else {"scale": scale}) | dict(options or {}))
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"model: there is no checkpoint at {path}")
     known = "an architecture without weights here" if str(model) in _architectures() else "not known"

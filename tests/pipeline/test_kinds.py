@@ -236,6 +236,25 @@ def test_a_checkpoint_by_its_path(tmp_path):
         assert (upscale(image, path) == expected).all()
 
 
+def test_what_a_checkpoint_leaves_open_is_given(tmp_path):
+    path = tmp_path / "fsrcnn.safetensors"
+    model = models.create("fsrcnn", scale=3)
+    save_file(model.state_dict(), path)
+    image = noise(20, 24, 3)
+    assert (upscale(image, path, 3) == upscale(image, model)).all()
+    assert (upscale(image, path, options={"scale": "3"}) == upscale(image, model)).all()
+    with pytest.raises(ValueError, match="scale"):
+        upscale(image, path)
+    model = models.create("srvgg", scale=2, num_feat=16, num_conv=2, activation="relu")
+    save_file(model.state_dict(), path)
+    assert (upscale(image, path, options={"activation": "relu"}) == upscale(image, model)).all()
+    with pytest.raises(ValueError, match=r"scale=3 was asked, the weights have scale=2"):
+        upscale(image, path, 3, options={"activation": "relu"})
+    for given in (None, "compact", model):
+        with pytest.raises(ValueError, match="options"):
+            upscale(image, given, options={"activation": "relu"})
+
+
 def test_the_embedded_models():
     image = noise(20, 24, 3)
     assert upscale(image).shape == (40, 48, 3)
