@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sr_kernels import ops
 from sr_kernels.models.base import SRModel, positive
 from sr_kernels.nn import ConvAct2d, FusedSequential, ResidualBlock, ResidualConv2d
+from sr_kernels.nn.conv import is_plain
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -64,11 +65,12 @@ class EDSR(SRModel):
         mean = self.mean.to(x.dtype)
         first = self.conv_first((x - mean.view(1, -1, 1, 1)) * self.image_range)
         features = self.conv_after_body(self.body(first), first)
+        last, features = self.conv_last, self.upsample(features)
+        if not is_plain(last, ConvAct2d) or last.activation is not None or last.bias is None:
+            return last(features) / self.image_range + mean.view(1, -1, 1, 1)
         # (conv + bias) / range + mean, as (conv + (bias + mean * range)) / range: one op
-        last = self.conv_last
-        assert last.bias is not None
         bias = last.bias + mean * self.image_range
-        return ops.conv2d(self.upsample(features), last.weight, bias, padding=1, scale=1 / self.image_range)
+        return ops.conv2d(features, last.weight, bias, padding=1, scale=1 / self.image_range)
 
     def stages(self) -> list[nn.Module]:
         return [self.conv_first, self.body, self.conv_after_body, self.upsample, self.conv_last]

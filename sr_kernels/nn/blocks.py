@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_kernels import ops
-from sr_kernels.nn.conv import ConvAct2d, Residual, ResidualConv2d
+from sr_kernels.nn.conv import ConvAct2d, Residual, ResidualConv2d, is_plain
 from sr_kernels.nn.geometry import residual_range
 
 
@@ -49,6 +51,8 @@ class ResidualDenseBlock(nn.Module):
 
     (N, channels, H, W) -> same. conv1..conv4 give `growth` channels each, with leaky ReLU.
     forward(input, outer, outer_scale): outer_scale * block(input) + outer, still one op, for RRDB.
+    Where a convolution has hooks or a parametrisation, or was replaced by another module, the block calls
+    its modules one by one.
     """
 
     def __init__(
@@ -73,7 +77,9 @@ class ResidualDenseBlock(nn.Module):
         self.scale = float(scale)
 
     def forward(self, input: Tensor, outer: Residual | None = None, outer_scale: float = 1.0) -> Tensor:
-        convs = [conv for conv in self.children() if isinstance(conv, nn.Conv2d)]
+        convs: list[Any] = list(self.children())
+        if not all(is_plain(conv) for conv in convs):
+            return self._one_by_one(input, convs, outer, outer_scale)
         return ops.dense_block(
             input,
             [conv.weight for conv in convs],
@@ -83,6 +89,16 @@ class ResidualDenseBlock(nn.Module):
             input_scale=outer_scale,
             residual=outer,
         )
+
+    def _one_by_one(
+        self, input: Tensor, convs: list[nn.Module], outer: Residual | None, outer_scale: float
+    ) -> Tensor:
+        features = [input]
+        for conv in convs[:-1]:
+            features.append(F.leaky_relu(conv(torch.cat(features, 1)), self.negative_slope))
+        last = convs[-1](torch.cat(features, 1))
+        y = ops.residual_add(last, [(input, outer_scale)], scale=self.scale * outer_scale)
+        return y if outer is None else ops.residual_add(y, outer)
 
     def input_range(self, lo: int, hi: int, axis: int) -> tuple[int, int]:
         return residual_range(self.children(), lo, hi, axis)

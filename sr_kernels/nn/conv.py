@@ -18,6 +18,22 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Residual = Tensor | Sequence[tuple[Tensor, float]]
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Conv2d) -> bool:
+    """Whether only the parameters of `module` matter: exactly that kind, no hooks, no parametrisation of
+    either sort (weight_norm). Anything else is to be called as the module that it is."""
+    return type(module) is kind and not is_hooked(module)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling `module` runs anything besides its forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def fused_conv2d(conv: nn.Conv2d, input: Tensor, **epilogue: Any) -> Tensor:
     """ops.conv2d with the parameters and geometry of `conv`; epilogue: the op's other keyword arguments."""
     padding: Any = conv.padding

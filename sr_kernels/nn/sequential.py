@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from sr_kernels.nn.activation import arguments_of
-from sr_kernels.nn.conv import ConvAct2d, fused_conv2d
+from sr_kernels.nn.conv import ConvAct2d, fused_conv2d, is_hooked, is_plain
 
 
 class FusedSequential(nn.Sequential):
@@ -42,22 +42,12 @@ class FusedSequential(nn.Sequential):
 
 
 def _fusable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    plain = type(module) is nn.Conv2d or (type(module) is ConvAct2d and module.activation is None)
-    return plain and not _hooked(module)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+    return is_plain(module) or (is_plain(module, ConvAct2d) and module.activation is None)
 
 
 def _absorbed(module: nn.Module, epilogue: dict[str, Any]) -> dict[str, Any] | None:
     """What `module` adds to the epilogue so far; None when it must run by itself."""
-    if _hooked(module):
+    if is_hooked(module):
         return None
     if isinstance(module, nn.PixelShuffle):
         return None if "pixel_shuffle" in epilogue else {"pixel_shuffle": module.upscale_factor}

@@ -183,3 +183,15 @@ def test_padding_to_a_multiple_reflects_back_and_forth(length, multiple):
         missing = -length % multiple
         expected = np.pad(x[0, 0, :, 0].numpy(), (0, missing), "reflect" if length > 1 else "edge")
         assert found.tolist() == expected.tolist()
+
+
+def test_hooks_of_edsrs_last_convolution_count():
+    case = "edsr x2"
+    name, sizes = plain.SMALL[case]
+    ours, theirs = models.create(name, **sizes), plain.build(case)
+    ours.load_state_dict(theirs.state_dict())
+    for model in (ours, theirs):
+        model.conv_last.register_forward_hook(lambda module, inputs, output: 2 * output)
+    x = torch.rand(1, 3, 8, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -70,3 +71,44 @@ def test_other_slopes_and_scales():
         conv = fused.get_submodule(f"conv{i}")
         features = torch.cat([features, torch.nn.functional.leaky_relu(conv(features), 0.1)], 1)
     torch.testing.assert_close(fused(x), 0.5 * fused.conv5(features) + x)
+
+
+def weight_norm_by_hook(conv):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.nn.utils.weight_norm(conv)
+    conv.weight_g.data *= 2  # what a trainer's step does: the weight is stale until the hook runs
+
+
+def weight_norm_by_parametrisation(conv):
+    torch.nn.utils.parametrizations.weight_norm(conv)
+    conv.parametrizations.weight.original0.data *= 2
+
+
+def hook(conv):
+    conv.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def pre_hook(conv):
+    conv.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+
+
+@pytest.mark.parametrize("change", [weight_norm_by_hook, weight_norm_by_parametrisation, hook, pre_hook])
+@pytest.mark.parametrize("position", [1, 3, 5])
+@pytest.mark.parametrize("name", ["ResidualDenseBlock", "RRDB"])
+def test_hooks_and_parametrisations_of_members_count(name, position, change):
+    fused, reference = pair(name)
+    x = torch.randn(2, next(fused.parameters()).shape[1], 7, 9, generator=torch.Generator().manual_seed(2))
+    before = fused(x)
+    for block in (fused, reference):
+        change(dict(block.named_modules())["rdb3." * (name == "RRDB") + f"conv{position}"])
+    assert not torch.allclose(fused(x), before)
+    torch.testing.assert_close(fused(x), reference(x))
+
+
+def test_a_replaced_member_counts():
+    fused, reference = pair("ResidualDenseBlock")
+    for block in (fused, reference):
+        block.conv2 = torch.nn.Sequential(block.conv2, torch.nn.Tanh())
+    x = torch.rand(1, 12, 6, 5)
+    torch.testing.assert_close(fused(x), reference(x))
