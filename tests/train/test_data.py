@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sr_kernels.image.resize import bicubic
 from sr_kernels.train.data import (
     HELD_OUT,
+    TRAINING,
     PatchSampler,
     Photograph,
     content_hash,
@@ -49,13 +50,46 @@ def test_no_held_out_picture_is_trained_on() -> None:
     assert not hashes & {content_hash(p.pixels) for p in held_out_photographs()}
 
 
-def test_a_held_out_picture_in_a_folder_is_recognised_by_its_pixels(tmp_path: Path) -> None:
-    with Image.open(skimage_folder() / "chelsea.png") as cat:
-        cat.save(tmp_path / "renamed.bmp")
-    with pytest.raises(FileNotFoundError, match="no picture to train on"):
+COPIES = {
+    "renamed.bmp": lambda image: image,
+    "compressed.jpg": lambda image: image,
+    "mirrored.png": ImageOps.mirror,
+    "turned.jpg": lambda image: ImageOps.flip(image).transpose(Image.Transpose.ROTATE_90),
+    "cropped.png": lambda image: image.crop((30, 5, image.width - 10, image.height - 20)),
+    "small.png": lambda image: image.reduce(3),
+    "gray.png": lambda image: image.convert("L"),
+    "dim.jpg": lambda image: image.point(lambda v: v // 2),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_of_a_held_out_picture_is_recognised(tmp_path: Path, name: str, copy: str) -> None:
+    with Image.open(skimage_folder() / name) as image:
+        COPIES[copy](image.convert("RGB")).save(tmp_path / copy)
+    said = f"{copy} looks like {name}".replace(".", r"\.")
+    with pytest.warns(UserWarning, match=said), pytest.raises(FileNotFoundError, match=f"train on: {said}"):
         training_photographs(tmp_path)
     Image.fromarray(picture(1)).save(tmp_path / "own.png")
-    assert [p.name for p in training_photographs(tmp_path)] == ["own.png"]
+    with pytest.warns(UserWarning, match=said) as caught:
+        assert [p.name for p in training_photographs(tmp_path)] == ["own.png"]
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_strangers_are_no_copies(tmp_path: Path) -> None:
+    for seed in range(20):
+        Image.fromarray(picture(seed)).save(tmp_path / f"{seed}.png")
+    Image.new("RGB", (64, 64), (9, 99, 199)).save(tmp_path / "flat.png")
+    Image.linear_gradient("L").save(tmp_path / "gradient.png")
+    assert len(training_photographs(tmp_path)) == 22
+    # The pool that the package's weights were trained on.
+    assert [p.name for p in training_photographs()] == list(TRAINING)
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no picture to train on \(\.png"):
+        training_photographs(tmp_path)
 
 
 def test_a_bad_file_in_a_folder_is_named_and_left_out(tmp_path: Path) -> None:
