@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sr_kernels.cli.arguments import positive, threads
+
 if TYPE_CHECKING:
     from sr_kernels.train.trainer import Trainer
 
@@ -32,13 +34,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--scale", type=int, choices=(2, 3, 4), help="enlargement")
     add("--out", type=Path, metavar="DIR", help="where the weights and the checkpoint go")
     add("--data", type=Path, metavar="DIR", help="a folder of pictures (default: scikit-image's photographs)")
-    add("--steps", type=_positive, default=9000, help="batches to train on (default: %(default)s)")
-    add("--batch", type=_positive, default=12, help="patches a batch (default: %(default)s)")
-    add("--patch", type=_positive, default=40, help="low-resolution pixels a side (default: %(default)s)")
-    add("--features", type=_positive, default=32, help="channels of the body (default: %(default)s)")
+    add("--steps", type=positive, default=9000, help="batches to train on (default: %(default)s)")
+    add("--batch", type=positive, default=12, help="patches a batch (default: %(default)s)")
+    add("--patch", type=positive, default=40, help="low-resolution pixels a side (default: %(default)s)")
+    add("--features", type=positive, default=32, help="channels of the body (default: %(default)s)")
     add(
         "--convs",
-        type=_positive,
+        type=positive,
         default=5,
         help="convolutions between first and last (default: %(default)s)",
     )
@@ -47,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--seed", type=int, default=0, help="of weights and patches (default: %(default)s)")
     add("--init", type=Path, metavar="WEIGHTS", help="begin from these where names and shapes agree")
     add("--resume", action="store_true", help="go on from OUT's checkpoint, where there is one")
-    add("--threads", type=_positive, help="of PyTorch (default: its own choice)")
+    add("--threads", type=threads, help="of PyTorch (default: its own choice)")
     add(
         "--evaluate",
         nargs="*",
@@ -174,10 +176,3 @@ class _Lines:
         value = self.smooth(loss)
         if step % PRINT_EVERY == 0 or step == self.total:
             print(f"step {step}/{self.total}  loss {value:.5f}", file=sys.stderr, flush=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
-    return value

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sr_kernels import config
+from sr_kernels.cli.arguments import positive, setting, threads
 from sr_kernels.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,11 +45,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     which.add_argument("--model", metavar="NAME", help="a model that the package carries (default: compact)")
     which.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint, .safetensors or .pth")
     add(
+        "--set",
+        type=setting,
+        action="append",
+        metavar="KEY=VALUE",
+        help="what the file does not tell of its model, such as activation=relu or res_scale=0.1 (repeatable)",
+    )
+    add(
         "--tile", type=positive, metavar="N", help="input pixels a side at a time (default: as memory allows)"
     )
     add("--dtype", choices=DTYPES, help="of the arithmetic (default: the model's own)")
     add("--backend", choices=("auto", *config.BACKENDS), help="of the kernels (default: auto)")
-    add("--threads", type=positive, metavar="N", help="of the CPU (default: PyTorch's own choice)")
+    add("--threads", type=threads, metavar="N", help="of the CPU (default: PyTorch's own choice)")
     add("--overwrite", action="store_true", help="replace existing outputs")
     add(
         "--max-pixels",
@@ -72,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from sr_kernels.image import MAX_PIXELS
     from sr_kernels.pipeline import check_scale, resolve_model
 
-    model = resolve_model(args.weights or args.model, args.scale)
+    model = resolve_model(args.weights or args.model, args.scale, options=dict(args.set or ()) or None)
     scale = int(getattr(model, "scale", 0))
     check_scale(args.scale, scale)
     limit = args.max_pixels or MAX_PIXELS
@@ -179,11 +187,3 @@ def _names(files: list[Path], scale: int) -> list[str]:
 def _summary(kernels: list[str]) -> str:
     layers = sorted({k for k in kernels if "image_to_float" not in k and "float_to_image" not in k})
     return ", ".join(layers) or "PyTorch's own kernels"
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
-    return value

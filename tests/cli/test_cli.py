@@ -145,7 +145,7 @@ def test_the_input_is_never_overwritten(run, photo, tmp_path, through):
         (["{tmp}/missing.png"], "missing.png: no such file"),
         (["{photo}", "{tmp}/x.gif"], "suffix '.gif'"),
         (["{photo}", "{tmp}/nowhere/x.png"], "folder does not exist"),
-        (["{photo}", "--scale", "3"], "scale is 3, the model enlarges 2x"),
+        (["{photo}", "--scale", "3"], "scale=3 was asked, the weights have scale=2"),
         (["{photo}", "--max-pixels", "1550"], "photo.png: 47x33 is more than the limit of 1550"),
         (["{tmp}/text.png"], "text.png: not a readable picture"),
         (["{tmp}/cut.png"], "cut.png: truncated or damaged"),
@@ -201,6 +201,39 @@ def test_wrong_usage(arguments, capsys):
     err = capsys.readouterr().err
     assert "usage: sr-kernels" in err
     assert "error:" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["upscale", "a.png", "--scale", "abc"], "--scale: must be an integer of at least 1, found 'abc'"),
+        (["upscale", "a.png", "--scale", "-2"], "--scale: must be an integer of at least 1, found '-2'"),
+        (["train", "--steps", "1.5"], "--steps: must be an integer of at least 1, found '1.5'"),
+        (["upscale", "a.png", "--threads", "99999"], "--threads: must be at most "),
+        (["train", "--threads", "99999"], "--threads: must be at most "),
+        (["upscale", "a.png", "--set", "scale"], "--set: must be KEY=VALUE, found 'scale'"),
+        (["upscale", "a.png", "--set", "=3"], "--set: must be KEY=VALUE, found '=3'"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_does_not_tell_can_be_set(photo, tmp_path, capsys):
+    torch.manual_seed(2)
+    path = tmp_path / "open.safetensors"
+    model = models.create("edsr", scale=2, num_feat=8, num_block=1, res_scale=0.1)
+    save_file(model.state_dict(), path)
+    arguments = ["upscale", str(photo), "--weights", str(path), "--overwrite"]
+    assert main([*arguments, "--set", "res_scale=0.1", "--set", "image_range=255"]) == 0
+    expected = upscale(read(photo).pixels, str(path), options={"res_scale": "0.1", "image_range": "255"})
+    np.testing.assert_array_equal(read(photo.with_name("photo_x2.png")).pixels, expected)
+    assert main([*arguments, "--set", "res_scale=1"]) == 0
+    assert (read(photo.with_name("photo_x2.png")).pixels != expected).any()
+    capsys.readouterr()
+    assert main([*arguments, "--set", "nonesuch=1"]) == 1
+    assert "nonesuch" in capsys.readouterr().err
 
 
 def test_unknown_model(photo, capsys):
