@@ -421,6 +421,7 @@ PICTURES = [
     *(Picture(layout=layout) for layout in LAYOUTS[1:]),
     *(Picture(offset=offset) for offset in range(1, 16)),
     Picture(shape=(1, 1, 1, 1)),
+    *(Picture(shape=(n, c, 1, 1), factor=factor) for n in (1, 2) for c in (2, 5) for factor in (2, 3)),
     Picture(shape=(0, 3, 5, 7)),
     Picture(shape=(1, 1, 13, 1), layout="channels_last"),
     Picture(shape=(1, 17, 1, 31), factor=3, layout="channels_last"),

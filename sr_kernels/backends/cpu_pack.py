@@ -45,27 +45,28 @@ class Phase:
     x: int
 
 
-_cache: dict[Hashable, tuple[weakref.ref[Tensor], Tensor, int, Any]] = {}
+# (tensor, address, version, its storage, what was made)
+_cache: dict[Hashable, tuple[weakref.ref[Tensor], int, int, Tensor, Any]] = {}
 
 
 def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
     """make(), kept under key for as long as tensor lives with the same storage and version.
 
-    The entry holds the storage (`.data = ...` leaves the version alone, and a freed address may be given out
-    again, so that an address would prove nothing). An inference tensor counts no versions, so nothing made from one is kept.
+    The entry holds the storage: `.data = ...` leaves the version alone, and a freed address may be given out
+    again, so that an address alone would prove nothing. An inference tensor counts no versions, so nothing
+    made from one is kept.
     """
     if tensor.is_inference():
         return make()
     slot = (id(tensor), key)
     entry = _cache.get(slot)
     version = tensor._version
-    if entry is not None and entry[0]() is tensor and entry[2] == version:
-        if entry[1].data_ptr() == tensor.data_ptr():
-            value: T = entry[3]
-            return value
+    if entry is not None and entry[0]() is tensor and entry[1:3] == (tensor.data_ptr(), version):
+        value: T = entry[4]
+        return value
     value = make()
     reference = weakref.ref(tensor, lambda _: _cache.pop(slot, None))
-    _cache[slot] = (reference, tensor.detach(), version, value)
+    _cache[slot] = (reference, tensor.data_ptr(), version, tensor.detach(), value)
     return value
 
 

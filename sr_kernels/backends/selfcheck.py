@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import platform
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +95,10 @@ def _remember(key: str) -> None:
 
 
 def _check(isa: Isa) -> str:
-    wrong = [problem for kernel in isa.kernels if (problem := _check_kernel(isa, kernel))]
+    problems = [_check_kernel(isa, kernel) for kernel in isa.kernels]
+    problems += [_check_epilogue(isa, i, name) for i, name in enumerate(_TRUE_ACTIVATIONS)]
+    problems += _check_memory_ops(isa)
+    wrong = [problem for problem in problems if problem]
     if not wrong:
         _remember(_key(isa))
         return ""
@@ -147,11 +152,8 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     packed, bias, slope = np.ascontiguousarray(packed), vector(bias), vector(slope)
     y = np.full((h, w, co), np.nan, np.float32)
 
-    def view(a: np.ndarray) -> Any:
-        return _C.View(a.ctypes.data, a.size, a.shape[1] * a.shape[2], a.shape[2])
-
     p = _C.ConvParams()
-    p.x, p.y, p.res1 = view(x), view(y), view(residual)
+    p.x, p.y, p.res1 = _view(x), _view(y), _view(residual)
     p.set_weights(packed.ctypes.data, bias.ctypes.data, slope.ctypes.data)
     p.set_input(1, h, w, ci)
     p.set_output(h, w, co)
@@ -163,3 +165,109 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     bound = 9 * ci * 2.0**-23 * magnitude
     error = float(np.abs(y - truth).max())
     return "" if error <= bound else f"{kernel.name}: error {error:.3g} above {bound:.3g}"
+
+
+_erf = np.vectorize(math.erf)
+# In the order of reference.ACTIVATIONS; slopes are 0.25.
+_TRUE_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.25 * z),
+    "prelu": lambda z: np.where(z > 0, z, 0.25 * z),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "gelu": lambda z: 0.5 * z * (1 + _erf(z / math.sqrt(2))),
+    "tanh": np.tanh,
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+}
+
+
+def _check_epilogue(isa: Isa, index: int, name: str) -> str:
+    """A 1x1 layer of 12 outputs with this activation, shuffled by 2, on a base enlarged to it."""
+    from sr_kernels import _C
+
+    kernel = next(k for k in isa.kernels if k.kind == "direct")
+    rng = np.random.default_rng(index)
+    h, w, ci, s, colours = 3, kernel.pixels + 2, 5, 2, 3
+    co = colours * s * s
+    x, base = (rng.standard_normal(shape).astype(np.float32) for shape in ((h, w, ci), (h, w, colours)))
+    weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((co, ci), (co,)))
+    z = x.astype(np.float64) @ weight.T.astype(np.float64) + bias
+    shuffled = _TRUE_ACTIVATIONS[name](z).reshape(h, w, colours, s, s).transpose(0, 3, 1, 4, 2)
+    truth = shuffled.reshape(h * s, w * s, colours) + base.repeat(s, 0).repeat(s, 1)
+
+    order = np.arange(co).reshape(colours, s * s).T.ravel()  # packed channel -> the op's
+    padding = -co % kernel.block
+    packed = np.pad(weight[order], ((0, padding), (0, 0))).reshape(-1, kernel.block, ci).transpose(0, 2, 1)
+    packed, packed_bias = np.ascontiguousarray(packed), np.pad(bias[order], (0, padding))
+    slopes = np.full(co + padding, 0.25, np.float32)
+    y = np.full((h * s, w * s, colours), np.nan, np.float32)
+    p = _C.ConvParams()
+    p.x, p.y, p.base = _view(x), _view(y), _view(base)
+    p.set_weights(packed.ctypes.data, packed_bias.ctypes.data, slopes.ctypes.data)
+    p.set_input(1, h, w, ci)
+    p.set_output(h, w, co)
+    p.set_window(1, 1, 1, 1, 1, 1, 0, 0)
+    p.set_epilogue(index, False, 0.25, 1.0, 0.0, 0.0, s)
+    p.set_base(2, s, h, w)
+    p.kernel = kernel.index
+    _C.conv2d(isa.index, p)
+    bound = 2 * ci * 2.0**-23 * float(np.abs(z).max() + np.abs(truth).max())
+    error = float(np.abs(y - truth).max())
+    return "" if error <= bound else f"{name} with a shuffle and a base: error {error:.3g} above {bound:.3g}"
+
+
+def _check_memory_ops(isa: Isa) -> list[str]:
+    """Pixel shuffle both ways in both layouts, the weighted sum, and pictures to floats and back."""
+    from sr_kernels import _C
+
+    wrong = []
+    rng = np.random.default_rng(0)
+    c, h, w, s = 3, 2, 5, 2
+    fine = rng.standard_normal((c, h * s, w * s)).astype(np.float32)
+    coarse = fine.reshape(c, h, s, w, s).transpose(0, 2, 4, 1, 3).reshape(c * s * s, h, w)
+    for axes in ((0, 1, 2), (1, 2, 0)):  # planes, then pixels
+        back = np.argsort(axes)
+        a, b = (np.ascontiguousarray(t.transpose(axes)) for t in (coarse, fine))
+        for inverse, source, target in ((False, a, b), (True, b, a)):
+            given, made = source.copy(), np.full_like(target, np.nan)
+            sides = (made, given) if inverse else (given, made)
+            strides = [(0, *(t.transpose(back).strides[i] // 4 for i in range(3))) for t in sides]
+            _C.shuffle(
+                isa.index,
+                sides[0].ctypes.data,
+                sides[1].ctypes.data,
+                (1, h, w, c),
+                *strides,
+                s,
+                4,
+                inverse,
+                1,
+            )
+            if not np.array_equal(made, target):
+                wrong.append("pixel_unshuffle" if inverse else "pixel_shuffle")
+
+    x, r1, r2 = rng.standard_normal((3, 101)).astype(np.float32)
+    y = np.full(101, np.nan, np.float32)
+    _C.add(isa.index, x.ctypes.data, r1.ctypes.data, r2.ctypes.data, y.ctypes.data, 101, 0.5, -2.0, 0.25, 1)
+    if not np.allclose(y, 0.5 * x - 2.0 * r1 + 0.25 * r2, rtol=1e-5, atol=1e-5):
+        wrong.append("residual_add")
+
+    for dtype in (np.uint8, np.uint16):
+        full = float(np.iinfo(dtype).max)
+        picture: np.ndarray = np.linspace(0, full, 101).astype(dtype)
+        floats, again = np.full(101, np.nan, np.float32), np.zeros(101, dtype)
+        bits = 8 * picture.itemsize
+        _C.image_to_float(isa.index, picture.ctypes.data, floats.ctypes.data, 101, bits, 1)
+        _C.float_to_image(isa.index, floats.ctypes.data, again.ctypes.data, 101, bits, 1)
+        if not np.allclose(floats, picture.astype(float) / full, rtol=1e-6) or not np.array_equal(
+            again, picture
+        ):
+            wrong.append(f"pictures of {bits} bits")
+    return wrong
+
+
+def _view(a: np.ndarray) -> Any:
+    """A C-contiguous picture (H, W, C) as the kernels see it."""
+    from sr_kernels import _C
+
+    return _C.View(a.ctypes.data, a.size, a.shape[1] * a.shape[2], a.shape[2])

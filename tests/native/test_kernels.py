@@ -88,6 +88,43 @@ def test_against_float64(monkeypatch, isa, kernel, precision):
         assert_pooled(outcomes)
 
 
+@every_precision
+@every_isa
+@pytest.mark.parametrize("data", ["normal", "positive"])
+@pytest.mark.parametrize(
+    ("ci", "co", "size"), [(64, 64, 3), (256, 33, 3), (512, 3, 3), (4096, 9, 1), (64, 17, 9)]
+)
+def test_long_sums(isa, precision, data, ci, co, size):
+    """Where eager sums in blocks: the bound on the length of a chain, against its more exact layout."""
+    draw = torch.randn if data == "normal" else torch.rand
+    x, weight = draw(1, ci, 20, 21), draw(co, ci, size, size) / (ci * size * size) ** 0.5
+    args = ConvArgs(x, weight, draw(co), padding=(size // 2,) * 4)
+    with set_precision(precision), cpu.limit_isa(isa):
+        assert_as_close(cpu.CpuBackend().conv2d(args), eager(args), eager(args, torch.float64))
+
+
+@every_isa
+def test_a_bilinear_base_is_the_same_in_a_cut_picture(isa):
+    x, base = torch.randn(1, 5, 300, 7), torch.randn(1, 3, 300, 7)
+    weight = torch.randn(27, 5, 1, 1)
+    backend = cpu.CpuBackend()
+
+    def run_from(row):
+        args = ConvArgs(x[:, :, row:], weight, pixel_shuffle=3, base=base[:, :, row:], base_mode="bilinear")
+        with cpu.limit_isa(isa):
+            return backend.conv2d(args)
+
+    whole, part = run_from(0), run_from(200)
+    assert torch.equal(part[:, :, 3:], whole[:, :, 603:])
+
+
+@pytest.mark.parametrize("dilation", [2**30, 2**40])
+def test_a_window_beyond_all_pictures_is_refused(dilation):
+    args = ConvArgs(torch.randn(1, 3, 8, 8), torch.randn(5, 3, 5, 5), dilation=(dilation, dilation))
+    args.padding = (2 * dilation,) * 4
+    assert any("exceeds" in reason for reason in cpu.CpuBackend().reasons("conv2d", args))
+
+
 @every_kernel
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
 def test_windows(monkeypatch, isa, kernel, size):

@@ -56,6 +56,39 @@ def test_a_changed_weight_is_packed_again(packs, change):
     torch.testing.assert_close(y, F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4)
 
 
+def test_a_reused_address_is_no_proof():
+    """.half().float() frees the weights' memory and may be given it again, with the version unchanged."""
+    x = torch.randn(1, 16, 6, 7)
+    for _ in range(20):
+        conv = torch.nn.Conv2d(16, 16, 3, padding=1)
+        with torch.no_grad():
+            layer(x, conv.weight, conv.bias)
+            conv.weight.add_(torch.randn_like(conv.weight) * 1e-4)
+            layer(x, conv.weight, conv.bias)
+            conv.half().float()
+            y = layer(x, conv.weight, conv.bias)
+            again = layer(x, conv.weight.clone(), conv.bias.clone())
+        assert torch.equal(y, again)
+
+
+def test_another_tensor_with_the_same_id(packs, monkeypatch):
+    x, weight = torch.randn(1, 5, 6, 7), torch.randn(9, 5, 3, 3)
+    layer(x, weight)
+    other = torch.randn(9, 5, 3, 3)
+    for (_, key), entry in list(cpu_pack._cache.items()):
+        if entry[0]() is weight:  # as if weight had died and other had been given its id
+            cpu_pack._cache[(id(other), key)] = (entry[0], other.data_ptr(), other._version, *entry[3:])
+    assert torch.equal(layer(x, other), layer(x, other.clone()))
+
+
+def test_one_weight_under_two_shuffles():
+    x, weight, bias = torch.randn(1, 5, 6, 7), torch.randn(16, 5, 3, 3), torch.randn(16)
+    for factor in (1, 2, 4, 2, 1):
+        y = ops.conv2d(x, weight, bias, padding=1, pixel_shuffle=factor, backend="cpu")
+        plain = F.conv2d(x, weight, bias, padding=1)
+        torch.testing.assert_close(y, F.pixel_shuffle(plain, factor), rtol=1e-4, atol=1e-4)
+
+
 def test_an_optimiser_step_is_noticed():
     weight = torch.nn.Parameter(torch.randn(9, 5, 3, 3))
     x = torch.randn(1, 5, 6, 7)

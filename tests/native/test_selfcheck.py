@@ -42,6 +42,25 @@ def test_every_set_passes_and_is_remembered(fresh):
     assert all(cpu._C.build_id in line for line in passed)
 
 
+@pytest.mark.parametrize("op", ["shuffle", "add", "image_to_float", "float_to_image"])
+def test_memory_ops_are_checked_too(fresh, monkeypatch, op):
+    monkeypatch.setattr(cpu._C, op, lambda *_: None)
+    with pytest.warns(RuntimeWarning, match=r"residual_add|pixel_shuffle|pictures of 8 bits"):
+        assert set(selfcheck.report().values()) != {"passed"}
+
+
+def test_the_shuffled_store_is_checked_too(fresh, monkeypatch):
+    run = cpu._C.conv2d
+
+    def without_base(isa, params):
+        params.set_base(0, 1, 1, 1)
+        run(isa, params)
+
+    monkeypatch.setattr(cpu._C, "conv2d", without_base)
+    with pytest.warns(RuntimeWarning, match="gelu with a shuffle and a base"):
+        selfcheck.report()
+
+
 def test_a_remembered_pass_is_not_run_again(fresh, monkeypatch):
     selfcheck.report()
     monkeypatch.setattr(selfcheck, "_results", {})
@@ -68,6 +87,7 @@ def test_an_unwritable_cache_is_no_failure(fresh, monkeypatch):
     assert set(selfcheck.report().values()) == {"passed"}
 
 
-def test_a_damaged_cache_is_no_failure(fresh):
-    (fresh / "selfcheck.json").write_text('{"passed": 3')
+@pytest.mark.parametrize("text", ['{"passed": 3', "{}", "[]", '{"passed": [3]}', '{"passed": {}}', ""])
+def test_a_damaged_cache_is_no_failure(fresh, text):
+    (fresh / "selfcheck.json").write_text(text)
     assert set(selfcheck.report().values()) == {"passed"}

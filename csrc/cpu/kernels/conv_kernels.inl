@@ -78,15 +78,30 @@ template <int Channels, int Pixels>
 void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
     const float* w = p.weight;
     V sums[Pixels][Channels];
+    const auto clear = [&] {
 #pragma GCC unroll 32
-    for (int i = 0; i < Pixels; ++i)
+        for (int i = 0; i < Pixels; ++i)
 #pragma GCC unroll 4
-        for (int o = 0; o < Channels; ++o) sums[i][o] = V{};
+            for (int o = 0; o < Channels; ++o) sums[i][o] = V{};
+    };
+    const auto set_aside = [&](bool first) {
+        for (int i = 0; i < Pixels; ++i)
+            for (int o = 0; o < Channels; ++o) t[i * L + o] = sum(sums[i][o]) + (first ? 0.0f : t[i * L + o]);
+    };
+    clear();
+    bool first = true;
+    int64_t chain = 0;
     const int64_t whole = p.ci / L * L;
     for (int64_t ky = 0; ky < p.kh; ++ky) {
         for (int64_t kx = 0; kx < p.kw; ++kx) {
             const float* x = source.data + ky * source.row + kx * source.tap;
             for (int64_t c = 0; c < p.ci; c += L, w += Channels * L) {
+                if (chain++ == p.chain) {
+                    set_aside(first);
+                    clear();
+                    first = false;
+                    chain = 1;
+                }
                 V wv[Channels];
 #pragma GCC unroll 4
                 for (int o = 0; o < Channels; ++o) wv[o] = load(w + o * L);
@@ -100,8 +115,7 @@ void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
             }
         }
     }
-    for (int i = 0; i < Pixels; ++i)
-        for (int o = 0; o < Channels; ++o) t[i * L + o] = sum(sums[i][o]);
+    set_aside(first);
 }
 
 // Depthwise: weights [ceil(c/L)][kh][kw][L]; one vector of channels of Pixels pixels into t[Pixels][pitch].
