@@ -183,7 +183,7 @@ def use_backend(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def record_kernels() -> Iterator[list[str]]:
     """Yields a list to which every op that runs meanwhile, in any thread, appends its kernel's name,
-    such as "cpu/direct/avx512" or "torch/conv2d"."""
+    such as "cpu/direct_4x6/avx512" or "torch/conv2d"."""
     names: list[str] = []
     _recorders.append(names)
     try:
