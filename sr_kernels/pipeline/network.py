@@ -6,18 +6,60 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from sr_kernels.image.colour import BICUBIC_RADIUS, bicubic_enlarge, rgb_to_ycbcr, ycbcr_to_rgb
 
 _PROBE = 32  # pixels a side: a multiple of what windowed networks ask for
 _HALF = (torch.float16, torch.bfloat16)
 _LIVE = 3  # layers' worth of activations that are held at once, about
-_UNKNOWN_BYTES = 4096  # a pixel, where no layer can be watched
+_UNKNOWN_BYTES = 4096  # a pixel, where no op can be watched
+
+
+# Modules that are being used in evaluation mode but are in training mode otherwise, and by how many.
+_evaluated: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+_evaluated_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Several threads may use one module, or modules with parts in common: the last one to leave restores."""
+    with _evaluated_lock:
+        used = [m for m in module.modules() if m.training or m in _evaluated]
+        for m in used:
+            _evaluated[m] = _evaluated.get(m, 0) + 1
+            m.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        with _evaluated_lock:
+            for m in used:
+                _evaluated[m] -= 1
+                if not _evaluated[m]:
+                    del _evaluated[m]
+                    m.training = True
+
+
+class _WidestOp(TorchDispatchMode):
+    """The most bytes that an op of this thread reads and writes, parameters aside."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        held = {id(t): t for t in tree_iter((args, kwargs, output)) if isinstance(t, Tensor)}
+        size = sum(t.numel() * t.element_size() for t in held.values() if not isinstance(t, nn.Parameter))
+        self.bytes = max(self.bytes, size)
+        return output
 
 
 class Network:
@@ -60,18 +102,9 @@ class Network:
         if self.radius is not None and self._uses_luma:
             self.radius = max(self.radius, BICUBIC_RADIUS)
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
         """Evaluation mode without gradients; every submodule's own mode is restored."""
-        training = [m for m in self.module.modules() if m.training]
-        for m in training:
-            m.training = False
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for m in training:
-                m.training = True
+        return _evaluating(self.module)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) float -> (n, channels, h*scale, w*scale) float32, or float64 from float64.
@@ -97,21 +130,10 @@ class Network:
         return y
 
     def bytes_per_pixel(self) -> float:
-        """Working memory an input pixel, estimated from the widest layer of a small run."""
-        peak = 0
-
-        def watch(_: nn.Module, inputs: Any, output: Any) -> None:
-            nonlocal peak
-            held = [t for t in (*inputs, output) if isinstance(t, Tensor)]
-            peak = max(peak, sum(t.numel() * t.element_size() for t in held))
-
-        hooks = [m.register_forward_hook(watch) for m in self.module.modules() if not any(m.children())]
-        try:
+        """Working memory an input pixel, estimated from the widest op of a small run."""
+        with _WidestOp() as widest:
             self._probe(self.in_channels)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return _LIVE * peak / _PROBE**2 or _UNKNOWN_BYTES
+        return _LIVE * widest.bytes / _PROBE**2 or _UNKNOWN_BYTES
 
     @property
     def _uses_luma(self) -> bool:
