@@ -326,6 +326,8 @@ def test_folders_that_cannot_be(run, folder, tmp_path):
 def test_ctrl_c(photo, weights):
     script = (
         "import os, signal, sys, time\n"
+        # a process started in the background inherits an ignored SIGINT
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from sr_kernels import cli\n"
         "from sr_kernels.image import io\n"
         "def stop(*args):\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
