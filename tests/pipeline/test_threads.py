@@ -72,5 +72,5 @@ def test_measuring_memory_leaves_no_trace_on_the_module():
     with network.evaluating():
         found = network.bytes_per_pixel()
     assert not hooks
-    # at least an op's widest input or output: 12 channels before the shuffle
-    assert 12 * 4 <= found <= 3 * (12 + 12) * 4
+    # 12 channels at least, before the shuffle; at most an addition of two such pictures
+    assert 12 * 4 <= found <= 3 * (12 + 12 + 12) * 4
