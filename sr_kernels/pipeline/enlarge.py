@@ -54,7 +54,8 @@ def upscale(
         gray picture goes through a model of three channels replicated, the outputs are averaged. The
         module's training mode and parameters stay as they are.
     scale: None is the model's own, 2 for the embedded one.
-    tile: input pixels a side that are done at a time; None: all at once where memory allows, else what does.
+    tile: input pixels a side that are done at a time. None: what memory allows, at most about a megapixel
+        where tiles are exact.
     halo: input pixels read around a tile. None: the model's receptive radius, with which tiles give the
         untiled result exactly as long as the kernels' sums do not depend on the size (this package's do
         not; PyTorch's own choose by size); where the model does not tell its radius, or it exceeds 128, or

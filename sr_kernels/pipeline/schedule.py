@@ -23,6 +23,7 @@ BLEND_HALO = 32  # half an overlap, where the receptive radius is unknown or too
 EXACT_LIMIT = 128  # the largest radius that is worth being exact
 _LEAST_TILE = 16
 _WHOLE = 128 * 128  # pixels that are never cut of our own accord
+_LARGEST = 1008  # pixels a side that are converted at once where it makes no difference; a multiple of ALIGN
 _CPU_BUDGET = 2**30
 _BAND = 256  # rows of alpha at a time
 
@@ -40,8 +41,8 @@ def run(
     if halo is None:
         exact = network.radius is not None and network.radius <= EXACT_LIMIT
         halo = network.radius if exact and network.radius is not None else BLEND_HALO
-    size = tile or automatic_tile(network, canvas, halo) or max(canvas.height, canvas.width)
     many = batch or 1
+    size = tile or automatic_tile(network, canvas, halo, many) or max(canvas.height, canvas.width)
     while True:
         failure = ""
         try:
@@ -70,15 +71,22 @@ def run_alpha(canvas: Canvas, scale: int) -> None:
         canvas.write(0, rows.first * scale, 0, kept)
 
 
-def automatic_tile(network: Network, canvas: Canvas, halo: int) -> int | None:
-    """The tile that fits a share of the free memory; None where the whole picture does."""
+def automatic_tile(network: Network, canvas: Canvas, halo: int, batch: int) -> int | None:
+    """The tile of which `batch` fit a share of the free memory; None where the whole picture does.
+
+    Exact tiles are the whole picture's result, so no more than about a megapixel is converted at once then;
+    cross-faded ones are not, so they are avoided as long as memory allows.
+    """
     pixels = canvas.height * canvas.width
-    if pixels <= _WHOLE:
+    together = min(batch, canvas.count)  # whole pictures
+    if pixels * together <= _WHOLE:
         return None
     area = memory_budget(network.device) / network.bytes_per_pixel()
-    if pixels <= area:
+    exact = network.radius is not None and halo >= network.radius
+    if pixels * together <= area and not (exact and pixels > _LARGEST**2):
         return None
-    return max((int(math.sqrt(area)) - 2 * halo) // ALIGN * ALIGN, 4 * ALIGN)
+    size = (int(math.sqrt(area / batch)) - 2 * halo) // ALIGN * ALIGN
+    return max(min(size, _LARGEST) if exact else size, 4 * ALIGN)
 
 
 def memory_budget(device: torch.device) -> int:

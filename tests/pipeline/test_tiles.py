@@ -5,6 +5,7 @@
 import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import nn
 from sr_kernels import models, ops
 from sr_kernels.backends import available_backends, record_kernels
 from sr_kernels.pipeline import schedule, upscale
+from sr_kernels.pipeline.canvas import ArrayCanvas, TensorCanvas
+from sr_kernels.pipeline.network import Network
 from tests.pipeline.networks import Described, Exact, Nearest, grid, noise
 
 WHOLE = 10_000
@@ -230,6 +233,41 @@ def test_little_memory_means_tiles(monkeypatch):
     found = upscale(image, Described(), progress=lambda *c: calls.append(c))
     assert calls[-1][1] > 1
     assert (found == whole).all()
+
+
+def test_a_large_picture_is_never_converted_whole(monkeypatch):
+    """Nor is there anything to be seen of it: the tiles are exact."""
+    monkeypatch.setattr(schedule, "memory_budget", lambda device: 2**40)
+    sizes = []
+    real = ops.image_to_float
+    monkeypatch.setattr(ops, "image_to_float", lambda x: sizes.append(x.shape) or real(x))
+    image = noise(1500, 1100, 3)
+    found = upscale(image, Nearest())
+    assert max(h * w for h, w, _ in sizes) <= 1.1 * 2**20
+    np.testing.assert_array_equal(found, image.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_module_without_radius_gets_the_whole_picture_where_memory_allows(monkeypatch):
+    monkeypatch.setattr(schedule, "memory_budget", lambda device: 2**40)
+    calls = []
+    upscale(noise(1500, 1100, 3), Exact(features=1), progress=lambda *c: calls.append(c))
+    assert calls[-1] == (1, 1)
+
+
+def test_a_batch_shares_the_memory(monkeypatch):
+    budget = 100_000_000
+    monkeypatch.setattr(schedule, "memory_budget", lambda device: budget)
+    network = Network(Described(), 3, False, torch.device("cpu"), None)
+    with network.evaluating():
+        area = budget / network.bytes_per_pixel()
+        canvas = ArrayCanvas(noise(2000, 2000, 3), network.device)
+        for batch in (1, 2, 8):
+            tile = schedule.automatic_tile(network, canvas, 2, batch)
+            assert area / 2 <= batch * (tile + 2 * 2 + schedule.ALIGN) ** 2 <= 1.5 * area
+    pictures = TensorCanvas(grid(8, 3, 200, 200), network.device)
+    with network.evaluating():
+        assert schedule.automatic_tile(network, pictures, 2, 1) is None
+        assert schedule.automatic_tile(network, pictures, 2, 8) is not None  # as 8 together
 
 
 def test_small_pictures_are_whole():
