@@ -12,7 +12,6 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 import struct
 import threading
 import warnings
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sr_kernels.image import chunks, deep
+from sr_kernels.image.files import commit
 from sr_kernels.image.modes import from_pil, to_pil
 from sr_kernels.image.picture import Picture, PictureError
 
@@ -140,31 +140,6 @@ def format_of(path: Path) -> str:
     if kind is None:
         raise PictureError(f"{path}: the suffix {path.suffix!r} is none of {' '.join(SUFFIXES)}")
     return kind
-
-
-def commit(data: bytes, path: Path, overwrite: bool) -> None:
-    """Put data at path: a temporary file in the same folder, fsync, rename."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.part")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            _rename_new(temporary, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write the picture: {error.strerror}", str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _open(file: IO[bytes]) -> Image.Image:
@@ -287,25 +262,3 @@ def _encode(picture: Picture, kind: str) -> bytes:
     buffer = io.BytesIO()
     to_pil(picture).save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def _rename_new(temporary: Path, target: Path) -> None:
-    """Rename, but never onto a file that has appeared since: a hard link fails where the name is taken."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # A file system without hard links.
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, "the file exists", str(target)) from None
-        os.replace(temporary, target)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -158,10 +158,16 @@ class PatchSampler:
         self._chances = np.array(weights) / np.sum(weights)
 
     def settings(self) -> dict[str, int | str]:
-        """Sizes, seed and a digest of the pictures' low-resolution versions."""
-        digest = hashlib.sha256("".join(content_hash(low) for low, _ in self._pairs).encode())
-        sizes = {"scale": self.scale, "patch": self.patch, "batch": self.batch, "seed": self.seed}
-        return {**sizes, "pictures": digest.hexdigest()[:16]}
+        """Sizes, seed, and digests of the pictures in both resolutions and of how often each is drawn."""
+        pixels = "".join(content_hash(image) for pair in self._pairs for image in pair)
+        return {
+            "scale": self.scale,
+            "patch": self.patch,
+            "batch": self.batch,
+            "seed": self.seed,
+            "pictures": hashlib.sha256(pixels.encode()).hexdigest()[:16],
+            "chances": hashlib.sha256(self._chances.tobytes()).hexdigest()[:16],
+        }
 
     def draw(self, index: int) -> tuple[Tensor, Tensor]:
         """Batch number index: float32 channels_last (N, 3, p, p) and (N, 3, p*scale, p*scale) in [0, 1]."""

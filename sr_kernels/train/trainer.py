@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import math
-import os
 import pickle
-import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sr_kernels.image.files import commit
 from sr_kernels.train.losses import LOSSES
 
 # A run whose steps are all bad is broken, not unlucky.
@@ -126,24 +126,24 @@ class Trainer:
         """A checkpoint at path, whole or not at all."""
         data = io.BytesIO()
         torch.save(self.state(), data)
-        write_atomically(path, data.getvalue())
+        _write(path, data.getvalue())
 
     def resume(self, path: Path) -> None:
-        """Go on from the checkpoint at path, which must be of the same configuration and data.
+        """Go on from the checkpoint at path, which must be of the same network, configuration and data.
 
         Raises FileNotFoundError without one, ValueError where the file is none of this trainer's or is
-        damaged, or where its configuration or data differ.
+        damaged, or where its network, configuration or data differ.
         """
         data = io.BytesIO(path.read_bytes())
         try:
             state = torch.load(data, map_location="cpu", weights_only=True)
-            theirs = state["settings"]
+            theirs = dict(state["settings"])
         except _DAMAGE as error:
             raise ValueError(f"{path} is not a checkpoint of this trainer, or is damaged") from error
         ours = self._settings()
-        changed = [k for k in ours if ours[k] != theirs.get(k)]
+        changed = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
         if changed:
-            found = ", ".join(f"{k} {theirs.get(k)} there, {ours[k]} here" for k in changed)
+            found = ", ".join(f"{k} {theirs.get(k)} there, {ours.get(k)} here" for k in changed)
             raise ValueError(f"checkpoint {path} is of another run: {found}; resume with its own options")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -157,10 +157,14 @@ class Trainer:
     def export(self, path: Path, metadata: dict[str, str]) -> None:
         """The average's weights, float32 and contiguous, as safetensors with metadata, at path."""
         tensors = {k: v.float().contiguous() for k, v in self.average.state_dict().items()}
-        write_atomically(path, safetensors.torch.save(tensors, metadata))
+        _write(path, safetensors.torch.save(tensors, metadata))
 
     def _settings(self) -> dict[str, Any]:
-        return {**asdict(self.config), **self.sampler.settings()}
+        tensors = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        size = sum(math.prod(shape) for shape in tensors.values())
+        digest = hashlib.sha256(repr(tensors).encode()).hexdigest()[:8]
+        network = f"of {len(tensors)} tensors and {size} values ({digest})"
+        return {**asdict(self.config), **self.sampler.settings(), "network": network}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -171,15 +175,6 @@ class Trainer:
         torch._foreach_lerp_(averages, currents, 1.0 - decay)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """data to a temporary file beside path, then rename: path holds the old content or all of the new."""
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    commit(data, path, overwrite=True)

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from sr_kernels.image import Picture, PictureError, read, write
-from sr_kernels.image.io import commit
+from sr_kernels.image.files import commit
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ALPHA, DEEP = {"png", "webp", "tiff"}, {"png", "tiff", "ppm"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from sr_kernels.image.resize import bicubic
 from sr_kernels.train.data import PatchSampler, Photograph
 from sr_kernels.train.losses import charbonnier, l1
-from sr_kernels.train.trainer import MOST_SKIPPED_IN_A_ROW, Trainer, TrainingConfig, write_atomically
+from sr_kernels.train.trainer import MOST_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
 
 
 class Small(nn.Module):
@@ -92,6 +93,28 @@ def test_resume_refuses_another_configuration(tmp_path: Path) -> None:
         trainer(TrainingConfig(6, learning_rate=0.01)).resume(tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="seed 0 there, 1 here"):
         trainer(TrainingConfig(6), seed=1).resume(tmp_path / "checkpoint.pt")
+
+
+def test_resume_refuses_another_network(tmp_path: Path) -> None:
+    t = trainer(TrainingConfig(6))
+    t.save(tmp_path / "checkpoint.pt")
+    wider = Small()
+    wider.first, wider.last = nn.Conv2d(3, 9, 3, padding=1), nn.Conv2d(9, 12, 3, padding=1)
+    there = r"network of 4 tensors and 1100 values \(\w+\) there, of 4 tensors and 1236 values \(\w+\) here"
+    with pytest.raises(ValueError, match=there):
+        Trainer(wider, t.sampler, t.config).resume(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(("setting", "second"), [("chances", 2.0), ("pictures", 1.0)])
+def test_resume_refuses_another_order_of_data(tmp_path: Path, setting: str, second: float) -> None:
+    pixels = [bicubic(np.full((3, 3, 3), n, np.uint8), (96, 96)) for n in (9, 99)]
+    photographs = [Photograph("a", pixels[0]), Photograph("b", pixels[1])]
+    Trainer(Small(), PatchSampler(photographs, 2, 12, 4), TrainingConfig(6)).save(tmp_path / "checkpoint.pt")
+    others = [Photograph("a", pixels[0]), Photograph("b", pixels[1], second)]
+    if setting == "pictures":
+        others.reverse()
+    with pytest.raises(ValueError, match=rf"another run: {setting} \w+ there, \w+ here; resume"):
+        Trainer(Small(), PatchSampler(others, 2, 12, 4), TrainingConfig(6)).resume(tmp_path / "checkpoint.pt")
 
 
 def test_resume_names_a_damaged_checkpoint(tmp_path: Path) -> None:
@@ -201,19 +224,28 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
 
 def test_a_write_is_whole_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "file"
-    write_atomically(path, b"one")
-    seen = []
-    replace = Path.replace
+    t = trainer(TrainingConfig(6))
+    t.save(path)
+    old = path.read_bytes()
+    t.train_step()
+    seen, synced = [], []
+    replace, fsync = os.replace, os.fsync
 
-    def watched(self: Path, target: Path) -> Path:
-        seen.append((self.parent, self.read_bytes(), target.read_bytes()))
-        return replace(self, target)
+    def watched(source: Path, target: Path) -> None:
+        seen.append((source.parent, source.read_bytes(), target.read_bytes()))
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "replace", watched)
-    write_atomically(path, b"two")
-    assert seen == [(path.parent, b"two", b"one")]
-    assert path.read_bytes() == b"two"
+    def noted(descriptor: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "replace", watched)
+    monkeypatch.setattr(os, "fsync", noted)
+    t.save(path)
+    assert seen == [(path.parent, path.read_bytes(), old)]
+    assert old != path.read_bytes()
     assert list(path.parent.iterdir()) == [path]
+    assert synced == [False, True], "the file, then the folder that names it"
 
 
 def test_export_holds_the_average_and_its_metadata(tmp_path: Path) -> None:
