@@ -23,13 +23,12 @@ from benchmarks.problems import Problem
 from benchmarks.report import console, milliseconds
 from benchmarks.results import OURS, Result, Timing
 from benchmarks.runner import Settings, interleave
-from sr_kernels.image.metrics import psnr_y, ssim_y
+from sr_kernels.image.metrics import SHAVE, psnr_y, ssim_y
 from sr_kernels.image.resize import bicubic, degrade
 from sr_kernels.train.data import read_pixels, skimage_folder
 
 NAME = "astronaut"
 SCALES = (2, 4)
-SHAVE = 4  # border pixels left out of PSNR and SSIM
 CROP = (172, 62, 128, 96)  # left, top, width, height in the original: the face
 
 

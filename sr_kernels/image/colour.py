@@ -10,25 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ITU-R BT.601 in studio range, as MATLAB's rgb2ycbcr and the field's Y: luma spans 16/255 to 235/255.
-_TO_YCBCR = (
-    (65.481, 128.553, 24.966),
-    (-37.797, -74.203, 112.0),
-    (112.0, -93.786, -18.214),
-)
-_OFFSET = (16.0, 128.0, 128.0)
+from sr_kernels.image.bt601 import OFFSET, TO_YCBCR
+
 BICUBIC_RADIUS = 2  # input pixels that an enlarged one depends on, to either side
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) in [0, 1] to luma in [16, 235]/255 and chroma in [16, 240]/255."""
-    return _mix(rgb, torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255.0, [v / 255.0 for v in _OFFSET])
+    return _mix(rgb, torch.tensor(TO_YCBCR, dtype=torch.float64) / 255.0, [v / 255.0 for v in OFFSET])
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
     """The inverse of rgb_to_ycbcr; not clamped."""
-    inverse = torch.linalg.inv(torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255.0)
-    shift = -(inverse @ (torch.tensor(_OFFSET, dtype=torch.float64) / 255.0))
+    inverse = torch.linalg.inv(torch.tensor(TO_YCBCR, dtype=torch.float64) / 255.0)
+    shift = -(inverse @ (torch.tensor(OFFSET, dtype=torch.float64) / 255.0))
     return _mix(ycbcr, inverse, shift.tolist())
 
 

@@ -8,6 +8,9 @@ import math
 
 import numpy as np
 
+from sr_kernels.image.bt601 import OFFSET, TO_YCBCR
+
+SHAVE = 4  # border pixels left out of this project's tables
 _WINDOW = 11
 _SIGMA = 1.5
 
@@ -21,12 +24,12 @@ def luma(image: np.ndarray) -> np.ndarray:
         found = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"image must be a NumPy array of uint8, found {found}")
     if image.ndim == 3 and image.shape[2] == 3:
-        return 16.0 + image.astype(np.float64) @ (np.array([65.481, 128.553, 24.966]) / 255.0)
+        return OFFSET[0] + image.astype(np.float64) @ (np.array(TO_YCBCR[0]) / 255.0)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.ndim != 2:
         raise ValueError(f"image must be (H, W), (H, W, 1) or (H, W, 3), found {image.shape}")
-    return 16.0 + image.astype(np.float64) * (219.0 / 255.0)
+    return OFFSET[0] + image.astype(np.float64) * (219.0 / 255.0)
 
 
 def psnr_y(a: np.ndarray, b: np.ndarray, shave: int = 0) -> float:

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from sr_kernels.image.metrics import psnr_y, ssim_y
+from sr_kernels.image.metrics import SHAVE, psnr_y, ssim_y
 from sr_kernels.image.resize import bicubic, degrade
 from sr_kernels.train.data import Photograph, held_out_photographs
-
-SHAVE = 4
 
 
 @dataclass(frozen=True)
