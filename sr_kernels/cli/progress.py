@@ -6,18 +6,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 _LINE_EVERY = 5.0  # seconds
 
 
-class Progress:
-    """Counts tiles within a picture and, where there are several, pictures."""
+class Update(Protocol):
+    """How far a piece of work has come."""
 
-    def __init__(self, pictures: int = 1) -> None:
-        self.pictures = pictures
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+class Progress:
+    """Counts units of one piece of work, a picture's tiles or a training's steps, and, where there are
+    several pictures, pictures."""
+
+    def __init__(self, pictures: int = 1, unit: str = "tiles") -> None:
+        self.pictures, self.unit = pictures, unit
         self.bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -29,13 +35,16 @@ class Progress:
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[note]}"),
                 progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
                 redirect_stdout=sys.stdout.isatty(),  # else results meant for a file would end on stderr
             )
-            self.whole = self.bar.add_task("pictures", total=self.pictures, visible=self.pictures > 1)
-            self.tiles = self.bar.add_task("tiles", total=None)
+            self.whole = self.bar.add_task(
+                "pictures", total=self.pictures, visible=self.pictures > 1, note=""
+            )
+            self.units = self.bar.add_task(self.unit, total=None, note="")
             self.bar.start()
         return self
 
@@ -45,14 +54,14 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
-    def watch(self, name: str) -> Callable[[int, int], None]:
-        """The callback for one picture: called with the tiles done and their total."""
+    def watch(self, name: str) -> Update:
+        """The callback for one piece of work: called with the units done, their total, and a short note."""
         if not self.bar:
-            return _Lines(name)
-        bar, tiles = self.bar, self.tiles
+            return _Lines(name, self.unit)
+        bar, units = self.bar, self.units
 
-        def update(done: int, total: int) -> None:
-            bar.update(tiles, description=name, completed=done, total=total)
+        def update(done: int, total: int, note: str = "") -> None:
+            bar.update(units, description=name, completed=done, total=total, note=note)
 
         return update
 
@@ -63,12 +72,13 @@ class Progress:
 
 
 class _Lines:
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, unit: str) -> None:
+        self.name, self.unit = name, unit
         self.last = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if done < total and now - self.last >= _LINE_EVERY:
             self.last = now
-            print(f"{self.name}: {done} of {total} tiles", file=sys.stderr, flush=True)
+            line = f"{self.name}: {done} of {total} {self.unit}  {note}".rstrip()
+            print(line, file=sys.stderr, flush=True)

@@ -5,21 +5,24 @@
 from __future__ import annotations
 
 import argparse
+import math
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sr_kernels.cli.arguments import positive, threads
+from sr_kernels.cli.progress import Progress
 
 if TYPE_CHECKING:
     from sr_kernels.train.trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"
 SAVE_EVERY = 1000
-PRINT_EVERY = 200
-Report = Callable[[int, float], None]
+# The options that decide what comes out.
+_DECISIVE = (
+    "scale", "data", "steps", "batch", "patch", "features", "convs", "learning_rate", "loss", "seed", "init",
+)  # fmt: skip
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -104,15 +107,7 @@ def _train(args: argparse.Namespace) -> int:
     _loop(trainer, checkpoint)
 
     weights = args.out / f"compact_x{args.scale}.safetensors"
-    metadata = {
-        "architecture": "srvgg",
-        "scale": str(args.scale),
-        "num_feat": str(args.features),
-        "num_conv": str(args.convs),
-        "steps": str(args.steps),
-        "seed": str(args.seed),
-    }
-    trainer.export(weights, metadata)
+    trainer.export(weights, _metadata(args, trainer))
     minutes = trainer.seconds / 60
     print(f"{weights}: {trainer.step} steps, {trainer.skipped} skipped, {minutes:.1f} minutes of training")
     try:
@@ -124,55 +119,31 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _metadata(args: argparse.Namespace, trainer: Trainer) -> dict[str, str]:
+    """What the network is, the trainer's settings, digests of its data, the command without its folders."""
+    import torch
+
+    command = ["sr-kernels", "train"]
+    for name in _DECISIVE:
+        value = getattr(args, name)
+        if value is not None:
+            shown = value.name if isinstance(value, Path) else str(value)
+            command += [f"--{name.replace('_', '-')}", shown]
+    network = {"architecture": "srvgg", "num_feat": args.features, "num_conv": args.convs}
+    made = {"command": shlex.join(command), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {key: str(value) for key, value in {**trainer.settings(), **network, **made}.items()}
+
+
 def _loop(trainer: Trainer, checkpoint: Path) -> None:
     total = trainer.config.steps
-    with _progress(trainer.step, total) as report:
+    trainer.save(checkpoint)  # where nothing can be written, say so before the work
+    average = float("nan")
+    with Progress(unit="steps") as progress:
+        update = progress.watch("training")
         while trainer.step < total:
             loss = trainer.train_step()
             if trainer.step % SAVE_EVERY == 0 or trainer.step == total:
                 trainer.save(checkpoint)
-            report(trainer.step, loss)
-
-
-@contextmanager
-def _progress(done: int, total: int) -> Iterator[Report]:
-    """A bar on a terminal, a line now and then elsewhere; both on stderr."""
-    if not sys.stderr.isatty():
-        yield _Lines(total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=total, completed=done, loss=float("nan"))
-        smooth = _Smooth()
-        yield lambda step, loss: bar.update(task, completed=step, loss=smooth(loss))
-
-
-class _Smooth:
-    """A moving average of the finite losses."""
-
-    def __init__(self) -> None:
-        self.value = float("nan")
-
-    def __call__(self, loss: float) -> float:
-        if loss - loss == 0.0:  # finite
-            self.value = loss if self.value != self.value else 0.99 * self.value + 0.01 * loss
-        return self.value
-
-
-class _Lines:
-    def __init__(self, total: int) -> None:
-        self.total, self.smooth = total, _Smooth()
-
-    def __call__(self, step: int, loss: float) -> None:
-        value = self.smooth(loss)
-        if step % PRINT_EVERY == 0 or step == self.total:
-            print(f"step {step}/{self.total}  loss {value:.5f}", file=sys.stderr, flush=True)
+            if math.isfinite(loss):
+                average = loss if math.isnan(average) else 0.99 * average + 0.01 * loss
+            update(trainer.step, total, f"loss {average:.5f}")

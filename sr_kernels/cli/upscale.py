@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=setting,
         action="append",
         metavar="KEY=VALUE",
-        help="what the file does not tell of its model, such as activation=relu or res_scale=0.1 (repeatable)",
+        help="what the file does not tell of its model, as activation=relu or res_scale=0.1 (repeatable)",
     )
     add(
         "--tile", type=positive, metavar="N", help="input pixels a side at a time (default: as memory allows)"

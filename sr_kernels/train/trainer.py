@@ -108,6 +108,14 @@ class Trainer:
             )
         return loss.item()
 
+    def settings(self) -> dict[str, Any]:
+        """What the result depends on: the configuration, the sampler's settings, the network's tensors."""
+        tensors = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        size = sum(math.prod(shape) for shape in tensors.values())
+        digest = hashlib.sha256(repr(tensors).encode()).hexdigest()[:8]
+        network = f"of {len(tensors)} tensors and {size} values ({digest})"
+        return {**asdict(self.config), **self.sampler.settings(), "network": network}
+
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: tensors and plain values only."""
         return {
@@ -115,7 +123,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "rng": torch.get_rng_state(),
-            "settings": self._settings(),
+            "settings": self.settings(),
             "step": self.step,
             "skipped": self.skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
@@ -140,7 +148,7 @@ class Trainer:
             theirs = dict(state["settings"])
         except _DAMAGE as error:
             raise ValueError(f"{path} is not a checkpoint of this trainer, or is damaged") from error
-        ours = self._settings()
+        ours = self.settings()
         changed = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
         if changed:
             found = ", ".join(f"{k} {theirs.get(k)} there, {ours.get(k)} here" for k in changed)
@@ -158,13 +166,6 @@ class Trainer:
         """The average's weights, float32 and contiguous, as safetensors with metadata, at path."""
         tensors = {k: v.float().contiguous() for k, v in self.average.state_dict().items()}
         _write(path, safetensors.torch.save(tensors, metadata))
-
-    def _settings(self) -> dict[str, Any]:
-        tensors = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        size = sum(math.prod(shape) for shape in tensors.values())
-        digest = hashlib.sha256(repr(tensors).encode()).hexdigest()[:8]
-        network = f"of {len(tensors)} tensors and {size} values ({digest})"
-        return {**asdict(self.config), **self.sampler.settings(), "network": network}
 
     @torch.no_grad()
     def _update_average(self) -> None:

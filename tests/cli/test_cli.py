@@ -431,6 +431,9 @@ def test_plain_lines_elsewhere(capsys, monkeypatch):
         shown.next_picture()
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["a.png: 0 of 3 tiles", "a.png: 1 of 3 tiles", "a.png: 2 of 3 tiles"]
+    with progress.Progress(unit="steps") as shown:
+        shown.watch("training")(1, 4, "loss 0.5")
+    assert capsys.readouterr().err == "training: 1 of 4 steps  loss 0.5\n"
 
 
 def test_help_loads_no_torch():
