@@ -119,7 +119,8 @@ def targets(run: Run) -> list[str]:
     for case in run.cases:
         for wanted, peers in case.targets:
             found = case.fastest(peers)
-            names = " and ".join(TITLES.get(peer, peer) for peer in peers)
+            measured = [peer for peer in peers if case.ratio(peer) is not None] or peers
+            names = " and ".join(TITLES.get(peer, peer) for peer in measured)
             if found is None:
                 lines.append(f"target open: {case.name}: no ratio to {names}")
                 continue

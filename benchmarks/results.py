@@ -65,7 +65,7 @@ class CaseResult:
     group: str
     gflop: float
     kernels: tuple[str, ...]  # that ran for ours
-    eager_error: Error  # of PyTorch's two layouts the larger: what parity is measured by
+    eager_error: Error  # of PyTorch's two layouts the smaller: what ours is held to
     results: dict[str, Result]
     targets: tuple[tuple[float, tuple[str, ...]], ...] = ()
 
@@ -154,7 +154,7 @@ def _case(entry: dict[str, Any]) -> CaseResult:
 def has_parity(error: Error, eager: Error, peak: float, factor: float) -> bool:
     """Whether an error is at most `factor` times eager PyTorch's, in maximum and in RMS.
 
-    eager is the larger of its errors in its two layouts. One rounding is allowed beside it, for results
+    eager is its error in one of its two layouts. One rounding is allowed beside it, for results
     that eager gives exactly; peak is the largest value in units of the result's RMS. NaN never has parity.
     """
     return (
