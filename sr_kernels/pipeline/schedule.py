@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sr_kernels.image.colour import BICUBIC_RADIUS, bicubic_enlarge
-from sr_kernels.image.tiling import Span, Tile, blend_weights, spans, tiles
+from sr_kernels.image.tiling import Span, Tile, blend_weights, spans
 from sr_kernels.pipeline.canvas import Canvas
 from sr_kernels.pipeline.network import Network
 
@@ -110,11 +110,20 @@ def _run_once(
     multiple = network.multiple
     height, width = (-(-n // multiple) * multiple for n in (canvas.height, canvas.width))
     align = math.lcm(ALIGN, multiple)
+    rows, columns = (spans(n, _even(n, size, halo, align), halo, align) for n in (height, width))
     if network.radius is not None and halo >= network.radius:
-        _exact(canvas, network, tiles(height, width, size, halo, align), batch, progress)
+        cut = [Tile(row, column) for row in rows for column in columns]
+        _exact(canvas, network, cut, batch, progress)
     else:
-        rows, columns = spans(height, size, halo, align), spans(width, size, halo, align)
         _feathered(canvas, network, rows, columns, halo // 2, batch, progress)
+
+
+def _even(length: int, size: int, halo: int, align: int) -> int:
+    """The smallest tile that needs no more windows than `size`: windows are of one size, so what the last
+    one has to spare is computed twice."""
+    inside = max(length - 2 * halo, 1)
+    least = -(-inside // -(-inside // size))
+    return min(size, -(-least // align) * align)
 
 
 def _exact(canvas: Canvas, network: Network, cut: list[Tile], batch: int, progress: Progress | None) -> None:

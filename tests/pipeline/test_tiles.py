@@ -114,6 +114,18 @@ def test_windows_are_of_one_size_and_batched():
     assert {shape[0] for shape in model.seen[:-1]} == {4}
 
 
+@pytest.mark.parametrize("size", [(1100, 1300), (700, 2100), (1031, 1031)])
+def test_little_is_computed_twice(size):
+    """Windows are of one size; they share the picture evenly instead of overlapping in the end."""
+    model = Nearest()
+    upscale(np.zeros((*size, 3), np.uint8), model, tile=1000)
+    done = sum(shape[2] * shape[3] for shape in model.seen)
+    # a window may be longer by a block, and by what makes the last one end at the border
+    most = [length + -(-length // 1000) * 2 * schedule.ALIGN for length in size]
+    assert done <= most[0] * most[1]
+    assert all(max(shape) <= 1000 + schedule.ALIGN for shape in model.seen)
+
+
 def test_no_more_than_a_window_is_converted(monkeypatch):
     sizes = []
     real = ops.image_to_float
