@@ -50,12 +50,13 @@ def test_parts_in_common_stay_in_evaluation_mode_too():
     shared = nn.Sequential(Nearest()).train()
     networks = [Network(nn.Sequential(shared), 3, False, torch.device("cpu"), None) for _ in range(2)]
     first, second = (network.evaluating() for network in networks)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert not shared.training
-    assert not shared[0].training
-    second.__exit__(None, None, None)
+    with torch.enable_grad():  # restored at the end, whatever the order below leaves behind
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not shared.training
+        assert not shared[0].training
+        second.__exit__(None, None, None)
     assert shared.training
     assert shared[0].training
 
