@@ -156,13 +156,12 @@ def _self_checks() -> Lines:
 
 
 def _weights() -> Lines:
-    from sr_kernels.cli.models import embedded_weights
-    from sr_kernels.models import load
+    from sr_kernels.models import embedded_files, load
 
-    files = embedded_weights()
+    files = embedded_files()
     if not files:
         raise _Broken("the embedded weights are missing: install sr_kernels again, or pass --weights")
-    for path in files:
+    for path in files.values():
         yield path.stem, f"{load(path).scale}x, {path.stat().st_size:,} bytes"
 
 

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib import resources
-from pathlib import Path
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -30,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         return f"{sum(p.numel() for p in model.parameters()):,}"
 
     embedded = [["embedded weights", "scale", "parameters", "bytes", "radius"]]
-    for path in embedded_weights():
+    for path in models.embedded_files().values():
         model = models.load(path)
         size = f"{path.stat().st_size:,}"
         embedded.append([path.stem, f"{model.scale}x", count(model), size, str(model.receptive_radius())])
@@ -44,12 +42,6 @@ def run(args: argparse.Namespace) -> int:
         architectures.append([name, f"{model.scale}x", count(model), str(model.in_channels), radius])
     print(aligned(architectures))
     return 0
-
-
-def embedded_weights() -> list[Path]:
-    """The files of weights in the package."""
-    folder = Path(str(resources.files("sr_kernels"))) / "weights"
-    return sorted(folder.glob("*.safetensors"))
 
 
 def aligned(rows: list[list[str]]) -> str:

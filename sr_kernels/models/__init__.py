@@ -5,7 +5,7 @@
 from sr_kernels.models.base import SRModel
 from sr_kernels.models.checkpoint import blend, read_checkpoint
 from sr_kernels.models.edsr import EDSR
-from sr_kernels.models.factory import create, embedded, list_models, load, sizes_of
+from sr_kernels.models.factory import create, embedded, embedded_files, list_models, load, sizes_of
 from sr_kernels.models.layouts import CheckpointError
 from sr_kernels.models.rrdbnet import RRDBNet
 from sr_kernels.models.small import ESPCN, FSRCNN
@@ -22,6 +22,7 @@ __all__ = [
     "blend",
     "create",
     "embedded",
+    "embedded_files",
     "list_models",
     "load",
     "read_checkpoint",

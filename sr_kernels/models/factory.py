@@ -132,16 +132,17 @@ def _parsed(value: Any) -> Any:
     return value.strip()
 
 
+def embedded_files() -> dict[int, Path]:
+    """The files of weights that the package carries, by scale, ascending."""
+    folder = Path(str(importlib.resources.files("sr_kernels"))) / "weights"
+    files = {int(path.stem.removeprefix("compact_x")): path for path in folder.glob("compact_x*.safetensors")}
+    return dict(sorted(files.items()))
+
+
 def embedded(scale: int = 2) -> SRModel:
     """The compact model that the package carries. Raises ValueError for a scale it does not carry."""
-    folder = importlib.resources.files("sr_kernels") / "weights"
-    scales = sorted(
-        int(item.name.removeprefix("compact_x").removesuffix(".safetensors"))
-        for item in (folder.iterdir() if folder.is_dir() else ())
-        if item.name.startswith("compact_x") and item.name.endswith(".safetensors")
-    )
-    if scale not in scales:
-        listed = ", ".join(map(str, scales)) or "none"
+    files = embedded_files()
+    if scale not in files:
+        listed = ", ".join(map(str, files)) or "none"
         raise ValueError(f"scale is {scale!r}; the package carries weights for: {listed}")
-    with importlib.resources.as_file(folder / f"compact_x{scale}.safetensors") as path:
-        return load(path)
+    return load(files[scale])

@@ -475,6 +475,17 @@ def test_doctor_says_what_is_broken(capsys, monkeypatch):
     assert "Embedded weights" in out, "one broken part must not hide the others"
 
 
+def test_one_listing_of_the_weights_serves_all(capsys, monkeypatch):
+    assert list(models.embedded_files()) == [2, 4]
+    monkeypatch.setattr(models.factory.importlib.resources, "files", lambda package: "/nowhere")
+    with pytest.raises(ValueError, match="carries weights for: none"):
+        models.embedded(2)
+    assert main(["models"]) == 0
+    assert "no embedded weights in this installation" in capsys.readouterr().out
+    assert main(["doctor"]) == 1
+    assert "the embedded weights are missing" in capsys.readouterr().out
+
+
 def test_models(capsys):
     assert main(["models"]) == 0
     out = capsys.readouterr().out
