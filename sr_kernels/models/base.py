@@ -85,12 +85,3 @@ def padded(x: Tensor, multiple: int) -> Tensor:
         if length % multiple:
             x = x.index_select(axis, reflected(0, length + -length % multiple, length, x.device))
     return with_format(x, torch.channels_last)
-
-
-def positive(model: str, **values: int) -> None:
-    """Raises TypeError or ValueError that names the first argument which is no positive integer."""
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{model}: {name} is {value!r}; give an integer")
-        if value < 1:
-            raise ValueError(f"{model}: {name} is {value}; give a positive integer")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sr_kernels import ops
-from sr_kernels.models.base import SRModel, positive
+from sr_kernels.models.base import SRModel
 from sr_kernels.nn import ConvAct2d, FusedSequential, ResidualBlock, ResidualConv2d
+from sr_kernels.nn.checks import check_positive
 from sr_kernels.nn.conv import is_plain
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -40,7 +41,7 @@ class EDSR(SRModel):
         image_range: float = 255.0,
     ) -> None:
         super().__init__()
-        positive("EDSR", scale=scale, channels=channels, num_feat=num_feat, num_block=num_block)
+        check_positive("EDSR", scale=scale, channels=channels, num_feat=num_feat, num_block=num_block)
         if res_scale is None:
             res_scale = 0.1 if num_feat >= 256 else 1.0
         if rgb_mean is None:

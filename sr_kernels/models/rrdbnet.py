@@ -7,8 +7,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sr_kernels import ops
-from sr_kernels.models.base import SRModel, padded, positive
+from sr_kernels.models.base import SRModel, padded
 from sr_kernels.nn import RRDB, ConvAct2d, ResidualConv2d, UpsampleConv2d
+from sr_kernels.nn.checks import check_positive
 
 _SLOPE = 0.2
 
@@ -37,8 +38,8 @@ class RRDBNet(SRModel):
         if unshuffle is None:
             unshuffle = {1: 4, 2: 2}.get(scale, 1)
         sizes = {"num_feat": num_feat, "num_block": num_block, "num_grow_ch": num_grow_ch}
-        positive("RRDBNet", scale=scale, in_channels=in_channels, out_channels=out_channels, **sizes)
-        positive("RRDBNet", unshuffle=unshuffle)
+        check_positive("RRDBNet", scale=scale, in_channels=in_channels, out_channels=out_channels, **sizes)
+        check_positive("RRDBNet", unshuffle=unshuffle)
         enlargement = scale * unshuffle
         self.doublings = enlargement.bit_length() - 1
         if enlargement != 2**self.doublings:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sr_kernels.models.base import SRModel, positive
+from sr_kernels.models.base import SRModel
 from sr_kernels.nn import ConvTransposeAct2d, FusedSequential
+from sr_kernels.nn.checks import check_positive
 
 
 class ESPCN(SRModel):
@@ -24,8 +25,7 @@ class ESPCN(SRModel):
         if len(features) != 2:
             raise ValueError(f"ESPCN: features is {features!r}; give the two hidden widths, e.g. (64, 32)")
         first, second = features
-        positive("ESPCN", scale=scale, channels=channels, features=first)
-        positive("ESPCN", features=second)
+        check_positive("ESPCN", scale=scale, channels=channels, features=features)
         self.scale, self.in_channels, self.out_channels = scale, channels, channels
         self.first_part = FusedSequential(
             nn.Conv2d(channels, first, 5, padding=2),
@@ -55,7 +55,7 @@ class FSRCNN(SRModel):
 
     def __init__(self, scale: int = 3, channels: int = 1, d: int = 56, s: int = 12, m: int = 4) -> None:
         super().__init__()
-        positive("FSRCNN", scale=scale, channels=channels, d=d, s=s, m=m)
+        check_positive("FSRCNN", scale=scale, channels=channels, d=d, s=s, m=m)
         if scale > 8:
             raise ValueError(f"FSRCNN: scale is {scale}; the 9x9 deconvolution covers scales to 8")
         self.scale, self.in_channels, self.out_channels = scale, channels, channels

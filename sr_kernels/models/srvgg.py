@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sr_kernels.models.base import SRModel, positive
+from sr_kernels.models.base import SRModel
 from sr_kernels.nn import ConvAct2d, FusedSequential, PixelShuffleConv2d
+from sr_kernels.nn.checks import check_integer, check_positive
 
 ACTIVATIONS = ("prelu", "relu", "leaky_relu")
 
@@ -29,9 +30,8 @@ class SRVGGNetCompact(SRModel):
         activation: str = "prelu",
     ) -> None:
         super().__init__()
-        positive("SRVGGNetCompact", scale=scale, channels=channels, num_feat=num_feat)
-        if not isinstance(num_conv, int) or num_conv < 0:
-            raise ValueError(f"SRVGGNetCompact: num_conv is {num_conv!r}; give 0 or more")
+        check_positive("SRVGGNetCompact", scale=scale, channels=channels, num_feat=num_feat)
+        check_integer("SRVGGNetCompact: num_conv", num_conv, least=0)
         if activation not in ACTIVATIONS:
             raise ValueError(f"SRVGGNetCompact: activation is {activation!r}; give one of {ACTIVATIONS}")
         self.scale, self.in_channels, self.out_channels = scale, channels, channels

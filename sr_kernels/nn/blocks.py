@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_kernels import ops
+from sr_kernels.nn.checks import check_positive
 from sr_kernels.nn.conv import ConvAct2d, Residual, ResidualConv2d, is_plain
 from sr_kernels.nn.geometry import residual_range
 
@@ -28,7 +29,8 @@ class ResidualBlock(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
+        check_positive("ResidualBlock", channels=channels, kernel_size=kernel_size)
+        if kernel_size % 2 == 0:
             raise ValueError(f"ResidualBlock: kernel_size is {kernel_size!r}; give an odd integer")
         common: dict[str, Any] = {
             "padding": kernel_size // 2,
@@ -66,9 +68,7 @@ class ResidualDenseBlock(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("growth", growth)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"ResidualDenseBlock: {name} is {value!r}; give a positive integer")
+        check_positive("ResidualDenseBlock", channels=channels, growth=growth)
         for i in range(5):
             out = channels if i == 4 else growth
             conv = nn.Conv2d(channels + i * growth, out, 3, padding=1, device=device, dtype=dtype)

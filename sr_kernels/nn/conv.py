@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sr_kernels import ops
 from sr_kernels.nn.activation import Activated
+from sr_kernels.nn.checks import check_positive
 from sr_kernels.nn.geometry import conv_range
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -52,15 +53,6 @@ def fused_conv2d(conv: nn.Conv2d, input: Tensor, **epilogue: Any) -> Tensor:
     )
 
 
-def _positive(layer: str, **values: Any) -> None:
-    for name, value in values.items():
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"{layer}: {name} is {value!r}; give an integer")
-            if number < 1:
-                raise ValueError(f"{layer}: {name} is {value!r}; give a positive integer")
-
-
 class ConvAct2d(Activated, nn.Conv2d):
     """act(conv2d(input)): (N, Ci, H, W) -> (N, Co, Ho, Wo), as nn.Sequential(nn.Conv2d, activation).
 
@@ -89,7 +81,7 @@ class ConvAct2d(Activated, nn.Conv2d):
         num_parameters: int = 1,
         prelu_init: float = 0.25,
     ) -> None:
-        _positive(
+        check_positive(
             type(self).__name__,
             in_channels=in_channels,
             out_channels=out_channels,
@@ -223,7 +215,7 @@ class PixelShuffleConv2d(ConvAct2d):
         base_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
-        _positive(type(self).__name__, out_channels=out_channels, upscale_factor=upscale_factor)
+        check_positive(type(self).__name__, out_channels=out_channels, upscale_factor=upscale_factor)
         if base_mode not in (None, "nearest", "bilinear"):
             raise ValueError(f"base_mode is {base_mode!r}; give None, 'nearest' or 'bilinear'")
         super().__init__(in_channels, out_channels * upscale_factor**2, *args, **kwargs)
@@ -262,7 +254,7 @@ class UpsampleConv2d(ConvAct2d):
     """
 
     def __init__(self, *args: Any, scale_factor: int = 2, **kwargs: Any) -> None:
-        _positive(type(self).__name__, scale_factor=scale_factor)
+        check_positive(type(self).__name__, scale_factor=scale_factor)
         super().__init__(*args, **kwargs)
         if self.padding_mode != "zeros":
             raise ValueError(f"UpsampleConv2d: padding_mode is {self.padding_mode!r}; only 'zeros' is known")
@@ -310,7 +302,7 @@ class ConvTransposeAct2d(Activated, nn.ConvTranspose2d):
         num_parameters: int = 1,
         prelu_init: float = 0.25,
     ) -> None:
-        _positive(
+        check_positive(
             type(self).__name__,
             in_channels=in_channels,
             out_channels=out_channels,

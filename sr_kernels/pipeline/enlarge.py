@@ -19,6 +19,7 @@ from sr_kernels import models
 from sr_kernels.backends import use_backend
 from sr_kernels.image.modes import from_pil, to_pil
 from sr_kernels.image.picture import Picture
+from sr_kernels.nn.checks import check_integer
 from sr_kernels.pipeline.canvas import ArrayCanvas, Canvas, TensorCanvas
 from sr_kernels.pipeline.network import Network
 from sr_kernels.pipeline.schedule import run, run_alpha
@@ -26,6 +27,7 @@ from sr_kernels.pipeline.schedule import run, run_alpha
 Kind = TypeVar("Kind", Image.Image, np.ndarray, Tensor, Picture)
 Model = str | os.PathLike[str] | nn.Module | None
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_ARRAYS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 _EMBEDDED = "compact"
 
 
@@ -73,13 +75,8 @@ def upscale(
     BackendError where the backend asked for cannot run; MemoryError where no tile fits; FloatingPointError
     where the model gives NaN for a finite image.
     """
-    for name, value, least in (
-        ("tile", tile, 1),
-        ("halo", halo, 0),
-        ("batch", batch, 1),
-        ("scale", scale, 1),
-    ):
-        _check_integer(name, value, least)
+    scale, tile = _integer("scale", scale, 1), _integer("tile", tile, 1)
+    halo, batch = _integer("halo", halo, 0), _integer("batch", batch, 1)
     opened = _open(image)
     module = resolve_model(model, scale, options)
     place = _device(device, model, module, image)
@@ -185,6 +182,8 @@ def _open_tensor(image: Tensor) -> _Opened:
         raise TypeError(
             f"image is a tensor of {image.dtype}; give floats in [0, 1], or pixels as an (H, W, C) array"
         )
+    if image.is_meta:
+        raise ValueError("image is a tensor on the meta device, without values")
     if image.dim() not in (3, 4) or 0 in image.shape:
         raise ValueError(
             f"image has shape {tuple(image.shape)}; give (C, H, W) or (N, C, H, W), nothing empty"
@@ -195,8 +194,8 @@ def _open_tensor(image: Tensor) -> _Opened:
 
 
 def _open_array(image: np.ndarray) -> _Opened:
-    if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
-        raise TypeError(f"image is an array of {image.dtype}; give uint8, uint16 or floats in [0, 1]")
+    if image.dtype.newbyteorder("=") not in _ARRAYS:
+        raise TypeError(f"image is an array of {image.dtype}; give uint8, uint16, or float16/32/64 in [0, 1]")
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(f"image has shape {image.shape}; give (H, W) or (H, W, C), nothing empty")
     if image.ndim == 2:
@@ -218,12 +217,30 @@ def _device(
     device: torch.device | str | None, model: Model, module: nn.Module, image: object
 ) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        return _usable(device)
     if isinstance(model, nn.Module) and (parameter := next(module.parameters(), None)) is not None:
+        if parameter.is_meta:
+            raise ValueError("model has its parameters on the meta device, without values: load weights")
         return parameter.device
     if isinstance(image, Tensor):
         return image.device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a torch.device or its name, found {type(device).__name__}")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"device is {str(device)!r}, which PyTorch cannot use here ({reason}); give another, 'cpu'"
+        ) from error
+    if found.type == "meta":
+        raise ValueError("device is 'meta', which holds no values; give one that computes, such as 'cpu'")
+    return found
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -233,13 +250,12 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, found {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, found {value}")
+def _integer(name: str, value: Any, least: int) -> int | None:
+    if isinstance(value, np.integer):
+        value = int(value)
+    if value is not None:
+        check_integer(name, value, least)
+    return value
 
 
 def _architectures() -> list[str]:

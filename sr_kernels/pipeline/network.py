@@ -21,6 +21,7 @@ from sr_kernels.image.colour import BICUBIC_RADIUS, bicubic_enlarge, rgb_to_ycbc
 _PROBE = 32  # pixels a side: a multiple of what windowed networks ask for
 _HALF = (torch.float16, torch.bfloat16)
 _LIVE = 3  # layers' worth of activations that are held at once, about
+_DESCRIPTION = ("scale", "in_channels", "out_channels", "input_multiple")
 _UNKNOWN_BYTES = 4096  # a pixel, where no op can be watched
 
 
@@ -163,6 +164,12 @@ class Network:
         module: Any = self.module
         radius = getattr(module, "receptive_radius", None)
         if callable(radius):
+            lacking = [name for name in _DESCRIPTION if not hasattr(module, name)]
+            if lacking:
+                raise ValueError(
+                    f"model, a {type(module).__name__}, has receptive_radius() but not {', '.join(lacking)}: "
+                    f"give it all of {', '.join(_DESCRIPTION)}, or no receptive_radius"
+                )
             self.scale, self.in_channels = int(module.scale), int(module.in_channels)
             self.out_channels, self.multiple = int(module.out_channels), int(module.input_multiple)
             self.radius = int(radius())

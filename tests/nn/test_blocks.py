@@ -112,3 +112,17 @@ def test_a_replaced_member_counts():
         block.conv2 = torch.nn.Sequential(block.conv2, torch.nn.Tanh())
     x = torch.rand(1, 12, 6, 5)
     torch.testing.assert_close(fused(x), reference(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"channels": 0}, ValueError, "^ResidualBlock: channels is 0; give a positive"),
+        ({"channels": 8, "kernel_size": 2}, ValueError, "^ResidualBlock: kernel_size is 2; give an odd"),
+        ({"channels": 8, "kernel_size": -1}, ValueError, "^ResidualBlock: kernel_size is -1"),
+        ({"channels": 8.0}, TypeError, "^ResidualBlock: channels is 8.0; give an integer"),
+    ],
+)
+def test_bad_arguments_of_a_residual_block(arguments, error, match):
+    with pytest.raises(error, match=match):
+        srnn.ResidualBlock(**arguments)

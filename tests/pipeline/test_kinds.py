@@ -294,6 +294,8 @@ def test_unknown_models(tmp_path):
         (np.zeros((4,), np.uint8), ValueError, r"shape \(4,\)"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, "nothing empty"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), TypeError, "torch.uint8"),
+        (np.zeros((4, 4, 3), np.longdouble), TypeError, "image is an array of float(128|96)"),
+        (torch.zeros(3, 4, 4, device="meta"), ValueError, "image is .* meta"),
         (torch.zeros(4, 4), ValueError, r"\(4, 4\)"),
         (torch.zeros(2, 3, 0, 4), ValueError, "nothing empty"),
         (torch.zeros(5, 4, 4), ValueError, "5 channels"),
@@ -308,8 +310,8 @@ def test_images_that_are_none(image, error, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tile": 0}, ValueError, "tile must be at least 1, found 0"),
-        ({"tile": 2.5}, TypeError, "tile must be an integer"),
+        ({"tile": 0}, ValueError, "tile is 0; give a positive integer"),
+        ({"tile": 2.5}, TypeError, "tile is 2.5; give an integer"),
         ({"tile": True}, TypeError, "tile"),
         ({"halo": -1}, ValueError, "halo"),
         ({"batch": 0}, ValueError, "batch"),
@@ -317,6 +319,11 @@ def test_images_that_are_none(image, error, message):
         ({"dtype": "int8"}, ValueError, "dtype must be one of float32"),
         ({"dtype": torch.float64}, ValueError, "dtype"),
         ({"backend": "quantum"}, ValueError, "backend"),
+        ({"device": "banana"}, ValueError, "device is 'banana'"),
+        ({"device": "meta"}, ValueError, "device is 'meta'"),
+        ({"device": 3}, TypeError, "device must be"),
+        ({"scale": np.float64(2)}, TypeError, "scale"),
+        ({"scale": np.int64(0)}, ValueError, "scale is 0"),
     ],
 )
 def test_bad_options(options, error, message):
@@ -343,6 +350,32 @@ def test_modules_that_enlarge_nothing(forward, message):
 
     with pytest.raises(ValueError, match=message):
         upscale(noise(9, 9, 3), Module())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    for device in ("cuda", "cuda:1", torch.device("cuda")):
+        with pytest.raises(ValueError, match=r"device is 'cuda.*'cpu'"):
+            upscale(noise(9, 9, 3), Nearest(), device=device)
+
+
+def test_integers_of_numpy():
+    image = noise(30, 30, 3)
+    found = upscale(image, Nearest(), np.int64(2), tile=np.int32(9), halo=np.uint8(1), batch=np.int64(2))
+    np.testing.assert_array_equal(found, repeated(image))
+    assert upscale(image, scale=np.int64(2)).shape == (60, 60, 3)
+
+
+def test_a_model_without_values():
+    with pytest.raises(ValueError, match="model .* meta"):
+        upscale(noise(9, 9, 3), Described().to("meta"))
+
+
+def test_a_model_that_describes_itself_in_part():
+    model = Nearest()
+    del model.scale, model.input_multiple
+    with pytest.raises(ValueError, match=r"model, a Nearest.*not scale, input_multiple"):
+        upscale(noise(9, 9, 3), model)
 
 
 def test_a_model_that_gives_another_size_than_it_says():
