@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import Library
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
@@ -57,7 +58,7 @@ def define(
         if chosen(requested) not in ("auto", "torch"):
             raise BackendError(
                 f"{name}: backend {chosen(requested)!r} was asked for and does not run under torch.func's "
-                "grad, vjp and jvp. Ask for 'auto' or 'torch'."
+                "grad, vjp and jvp, nor in forward mode. Ask for 'auto' or 'torch'."
             )
         return _run(find("torch"), name, args)
 
@@ -78,7 +79,7 @@ def differentiable(
 
     forward(ctx, run, arguments) gives the result by run(*arguments), the op without autograd, and keeps what
     backward(ctx, grad) needs for one gradient per argument. Unlike torch.library.register_autograd this
-    serves torch.func's transforms too, by the plain op, and costs half as much per call.
+    serves torch.func's transforms and forward mode too, by the plain op, and costs half as much per call.
     """
     schema = op._schema.arguments
     defaults = tuple(a.default_value if a.has_default_value() else None for a in schema)
@@ -100,7 +101,7 @@ def differentiable(
             return None, *(tree_leaves(grads) if has_lists else grads)
 
     def kernel(*args: Any) -> Tensor:
-        if torch._C._are_functorch_transforms_active():
+        if torch._C._are_functorch_transforms_active() or has_tangent(args):
             return plain(*args)
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
             return run(*args)
@@ -111,6 +112,14 @@ def differentiable(
         return result
 
     LIBRARY.impl(name, kernel, "Autograd")
+
+
+def has_tangent(args: Any) -> bool:
+    """Any tensor among args carries a forward-mode gradient of the dual level that is open."""
+    if forward_ad._current_level < 0:
+        return False
+    tensors = (x for x in tree_leaves(args) if isinstance(x, Tensor))
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -175,17 +184,18 @@ def vmap(name: str, op: Any, samples: Sequence[int]) -> None:
         )
         size = info.batch_size
         if not folds or not samples:
+            # of no elements at all, one of zeros tells the shape of a result
             results = [
                 op(*(_element(arg, dims, i) for arg, dims in zip(args, in_dims, strict=True)))
-                for i in range(size)
+                for i in range(max(size, 1))
             ]
-            return torch.stack(results), 0
+            return torch.stack(results)[:size], 0
         folded = list(args)
         for i in samples:
             if i < len(args) and isinstance(args[i], Tensor):
                 folded[i] = _batch_first(args[i], in_dims[i], size).flatten(0, 1)
-        result = op(*folded)
-        return result.unflatten(0, (size, result.shape[0] // size)), 0
+        count = _batch_first(args[samples[0]], in_dims[samples[0]], size).shape[1]
+        return op(*folded).unflatten(0, (size, count)), 0
 
     torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
 
@@ -197,4 +207,8 @@ def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
 def _element(arg: Any, dims: Any, i: int) -> Any:
     if isinstance(arg, (list, tuple)) and isinstance(dims, (list, tuple)):
         return [_element(a, d, i) for a, d in zip(arg, dims, strict=True)]
-    return arg.select(dims, i) if isinstance(arg, Tensor) and dims is not None else arg
+    if not isinstance(arg, Tensor) or dims is None:
+        return arg
+    if arg.shape[dims] == 0:
+        return arg.new_zeros(arg.movedim(dims, 0).shape[1:])
+    return arg.select(dims, i)

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from sr_kernels import ops, reference
 from sr_kernels.backends import BackendError, record_kernels, use_backend
@@ -105,6 +107,72 @@ def test_vmap(function, in_dims, shapes):
     arguments = [torch.randn(*shape) for shape in shapes]
     mapped = torch.vmap(function, in_dims)(*arguments)
     torch.testing.assert_close(mapped, looped(function, in_dims, arguments))
+
+
+@pytest.mark.parametrize(
+    ("function", "in_dims", "shapes"),
+    [
+        (lambda x, w: ops.conv2d(x, w, padding=1), (0, None), ((0, 2, 4, 5, 6), (8, 4, 3, 3))),
+        (lambda x, w: ops.conv2d(x, w), (None, 1), ((2, 4, 5, 6), (8, 0, 4, 3, 3))),
+        (lambda x, y: ops.residual_add(x, y), (None, 0), ((2, 4, 5, 6), (0, 2, 4, 5, 6))),
+        (lambda x: ops.pixel_shuffle(x, 2), (1,), ((2, 0, 4, 5, 6),)),
+        (ops.float_to_image, (0,), ((0, 1, 4, 5, 6),)),
+    ],
+)
+def test_vmap_over_nothing(function, in_dims, shapes):
+    """No results, of the shape and dtype that each would have. (F.conv2d itself forgets the inner batch.)"""
+    one = [
+        torch.randn(*(size for i, size in enumerate(shape) if i != dim))
+        for shape, dim in zip(shapes, in_dims, strict=True)
+    ]
+    expected = function(*one)
+    mapped = torch.vmap(function, in_dims)(*(torch.randn(*shape) for shape in shapes))
+    assert mapped.shape == (0, *expected.shape)
+    assert mapped.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize(
+    ("function", "plain", "shapes"),
+    [
+        (
+            lambda x, w, b: ops.conv2d(x, w, b, padding=1, activation="relu"),
+            lambda x, w, b: F.relu(F.conv2d(x, w, b, padding=1)),
+            ((2, 4, 5, 6), (8, 4, 3, 3), (8,)),
+        ),
+        (
+            lambda x, v, w: ops.dense_block(x, [v, w], [None, None]),
+            lambda x, v, w: reference.dense_block(x, [v, w], [None, None]),
+            ((2, 4, 5, 6), (2, 4, 3, 3), (4, 6, 3, 3)),
+        ),
+        (lambda x: ops.pixel_shuffle(x, 2), lambda x: F.pixel_shuffle(x, 2), ((2, 4, 5, 6),)),
+        (lambda x: ops.pixel_unshuffle(x, 2), lambda x: F.pixel_unshuffle(x, 2), ((2, 4, 6, 4),)),
+        (lambda x, y: ops.residual_add(x, [(y, 0.5)]), lambda x, y: x + 0.5 * y, ((2, 4, 5, 6),) * 2),
+    ],
+)
+def test_forward_mode(function, plain, shapes, grad):
+    """Each argument in turn carries a tangent; none is lost, whether gradients are recorded too or not."""
+    primals = [torch.randn(*shape, dtype=torch.float64) for shape in shapes]
+    function(*primals)  # what is kept between calls must not hide a tangent
+    for i, primal in enumerate(primals):
+        tangent = torch.randn_like(primal)
+        with forward_ad.dual_level(), torch.set_grad_enabled(grad):
+            dual = forward_ad.make_dual(primal, tangent)
+            arguments = [*primals[:i], dual, *primals[i + 1 :]]
+            ours = forward_ad.unpack_dual(function(*arguments))
+            expected = forward_ad.unpack_dual(plain(*arguments))
+        assert ours.tangent is not None
+        torch.testing.assert_close(ours.primal, expected.primal)
+        torch.testing.assert_close(ours.tangent, expected.tangent)
+
+
+def test_a_dual_level_without_tangents_changes_nothing():
+    x, w = torch.randn(1, 3, 5, 5), torch.randn(4, 3, 3, 3)
+    with record_kernels() as before:
+        ops.conv2d(x, w)
+    with forward_ad.dual_level(), record_kernels() as within:
+        ops.conv2d(x, w)
+    assert within == before
 
 
 @pytest.mark.parametrize("sample", samples.FEATURES[::4], ids=by_name)
