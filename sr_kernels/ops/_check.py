@@ -38,9 +38,9 @@ def pictures(op: str, x: Tensor, name: str = "input") -> None:
         raise ValueError(f"{op}: only the batch of {name} may be empty, got {shape_of(x)}")
 
 
-def companion(op: str, x: Tensor, name: str, input: Tensor) -> None:
+def companion(op: str, x: Tensor, name: str, input: Tensor, *, any_dtype: bool = False) -> None:
     """x has the input's dtype, device and layout."""
-    if x.dtype != input.dtype:
+    if x.dtype != input.dtype and not any_dtype:
         raise TypeError(
             f"{op}: {name} is {dtype_of(x)} and input is {dtype_of(input)}; convert one of them, "
             f"for example {name}.to(input.dtype)"
@@ -71,14 +71,20 @@ def residuals(op: str, pairs: Sequence[tuple[Tensor, float]], input: Tensor, sha
         _has_shape(op, residual, name, shape, "the shape of what it is added to")
 
 
+def kernel_size(op: str, weight: Tensor) -> tuple[int, int]:
+    """(kh, kw) of a convolution's weight."""
+    if weight.dim() != 4:
+        raise ValueError(f"{op}: weight must be (C_out, C_in/groups, kh, kw), got {shape_of(weight)}")
+    return weight.shape[2], weight.shape[3]
+
+
 def convolution(a: ConvArgs) -> None:
     """Raises TypeError or ValueError where the arguments do not fit together."""
     op, x, w = "conv2d", a.input, a.weight
     pictures(op, x)
     companion(op, w, "weight", x)
-    if w.dim() != 4:
-        raise ValueError(f"{op}: weight must be (C_out, C_in/groups, kh, kw), got {shape_of(w)}")
-    co, ci, kh, kw = w.shape
+    kh, kw = kernel_size(op, w)
+    co, ci = w.shape[:2]
     if co == 0 or ci == 0 or kh == 0 or kw == 0:
         raise ValueError(f"{op}: weight must not be empty, got {shape_of(w)}")
     _numbers(op, a)
@@ -97,7 +103,7 @@ def convolution(a: ConvArgs) -> None:
             f"{op}: the kernel ({kh}, {kw}) with dilation {tuple(a.dilation)} does not fit into input "
             f"{shape_of(x)} enlarged by {a.upsample} and padded by {tuple(a.padding)}; pad more"
         )
-    _activation(op, a)
+    _activation(op, a.activation, a.prelu_weight, x, co)
     residuals(op, a.residuals, x, (x.shape[0], co, height, width))
     _base(op, a)
 
@@ -116,22 +122,51 @@ def _numbers(op: str, a: ConvArgs) -> None:
         )
 
 
-def _activation(op: str, a: ConvArgs) -> None:
-    if a.activation not in ACTIVATIONS:
-        raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {a.activation!r}")
-    if (a.activation == "prelu") != (a.prelu_weight is not None):
+def _activation(
+    op: str,
+    activation: str,
+    prelu_weight: Tensor | None,
+    input: Tensor,
+    channels: int,
+    *,
+    any_dtype: bool = False,
+) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if (activation == "prelu") != (prelu_weight is not None):
         raise ValueError(
-            f"{op}: activation='prelu' and prelu_weight go together, got activation={a.activation!r} and "
-            f"{'no' if a.prelu_weight is None else 'a'} prelu_weight"
+            f"{op}: activation='prelu' and prelu_weight go together, got activation={activation!r} and "
+            f"{'no' if prelu_weight is None else 'a'} prelu_weight"
         )
-    if a.prelu_weight is not None:
-        companion(op, a.prelu_weight, "prelu_weight", a.input)
-        channels = a.weight.shape[0]
-        if a.prelu_weight.dim() != 1 or a.prelu_weight.shape[0] not in (1, channels):
+    if prelu_weight is not None:
+        companion(op, prelu_weight, "prelu_weight", input, any_dtype=any_dtype)
+        if prelu_weight.dim() != 1 or prelu_weight.shape[0] not in (1, channels):
             raise ValueError(
                 f"{op}: prelu_weight must be (1,) or ({channels},), one value per output channel of the "
-                f"convolution, got {shape_of(a.prelu_weight)}"
+                f"convolution, got {shape_of(prelu_weight)}"
             )
+
+
+def transposed(
+    op: str, x: Tensor, w: Tensor, bias: Tensor | None, activation: str, prelu_weight: Tensor | None
+) -> None:
+    """Raises TypeError or ValueError where the tensors of a transposed convolution do not fit together.
+
+    It is asked above the dispatcher, where autocast has not made the dtypes one yet.
+    """
+    device = x.device.type
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    pictures(op, x)
+    companion(op, w, "weight", x, any_dtype=mixed)
+    if w.dim() != 4 or w.shape[0] != x.shape[1] or w.numel() == 0:
+        raise ValueError(
+            f"{op}: weight must be (C_in, C_out, kh, kw) with the {x.shape[1]} channels of input "
+            f"{shape_of(x)}, got {shape_of(w)}"
+        )
+    if bias is not None:
+        companion(op, bias, "bias", x, any_dtype=mixed)
+        _has_shape(op, bias, "bias", w.shape[1:2], "one value per output channel")
+    _activation(op, activation, prelu_weight, x, w.shape[1], any_dtype=mixed)
 
 
 def _base(op: str, a: ConvArgs) -> None:

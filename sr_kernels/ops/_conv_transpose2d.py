@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sr_kernels import reference
-from sr_kernels.backends.base import BackendError
-from sr_kernels.backends.registry import chosen, record
-from sr_kernels.ops import _arguments, _check
+from sr_kernels.backends.base import BackendError, memory_format_of, with_format
+from sr_kernels.backends.registry import chosen, find, record
+from sr_kernels.ops import _arguments, _check, _library
 from sr_kernels.ops._conv2d import OP
 
+# tensor -> (its dtype, address, shape, strides and version; its storage; what was made from it, by name)
 _cache = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 
@@ -51,40 +52,35 @@ def subpixel_weight(weight: Tensor, stride: int, padding: Sequence[int]) -> Tens
     return w.reshape(co * stride * stride, ci, taps_y, taps_x)
 
 
-def _derived(weight: Tensor, stride: int, padding: Sequence[int]) -> Tensor:
-    """subpixel_weight, kept for as long as the weight lives and is not written to."""
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and weight.requires_grad):
-        return subpixel_weight(weight, stride, padding)
-    if type(weight) not in (Tensor, torch.nn.Parameter) or weight.is_inference():
-        return subpixel_weight(weight, stride, padding)
+def _derived(x: Tensor, name: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """make(x), kept under that name for as long as x lives and is not written to.
+
+    The storage is held too: `x.data = ...` leaves the version alone, and a freed address may be given out
+    again, so that an address alone would prove nothing.
+    """
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        return make(x)
+    if type(x) not in (Tensor, torch.nn.Parameter) or x.is_inference() or _library.has_tangent(x):
+        return make(x)
     try:
-        key = (weight.data_ptr(), weight._version, stride, tuple(padding))
+        state = (x.dtype, x.data_ptr(), x.shape, x.stride(), x._version)
     except RuntimeError:  # a tensor without storage: vmap, functionalisation
-        return subpixel_weight(weight, stride, padding)
+        return make(x)
     with _lock:
-        kept = _cache.get(weight)
-        if kept is None or kept[0] != key:
+        kept = _cache.get(x)
+        if kept is None or kept[0] != state:
+            kept = _cache[x] = state, x.detach(), {}
+        values: dict[Hashable, Tensor] = kept[2]
+        if name not in values:
             # not an inference tensor even under inference mode: a later backward may save it
             with torch.inference_mode(False), torch.no_grad():
-                kept = key, subpixel_weight(weight.detach(), stride, padding)
-            _cache[weight] = kept
-    derived: Tensor = kept[1]
-    return derived
+                values[name] = make(x.detach())
+        return values[name]
 
 
-def _check_transposed(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    op = "conv_transpose2d"
-    _check.pictures(op, input)
-    if weight.dim() != 4 or weight.shape[0] != input.shape[1] or weight.numel() == 0:
-        raise ValueError(
-            f"{op}: weight must be (C_in, C_out, kh, kw) with the {input.shape[1]} channels of input "
-            f"{_check.shape_of(input)}, got {_check.shape_of(weight)}"
-        )
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[1]):
-        raise ValueError(
-            f"{op}: bias must be ({weight.shape[1]},), one value per output channel, "
-            f"got {_check.shape_of(bias)}"
-        )
+def _repeated(x: Tensor | None, times: int) -> Tensor | None:
+    """Per channel (C,) -> per channel before the shuffle (C*times,)."""
+    return None if x is None else _derived(x, times, lambda x: x.repeat_interleave(times))
 
 
 def conv_transpose2d(
@@ -103,10 +99,11 @@ def conv_transpose2d(
     """act(F.conv_transpose2d(input, weight, bias, stride, padding, output_padding)).
 
     Shapes: input (N, C_in, H, W); weight (C_in, C_out, kh, kw); bias (C_out,); prelu_weight (1,) or (C_out,);
-    result (N, C_out, (H-1)*stride - 2*padding + kh + output_padding, ...). Runs as `conv2d` with
+    result (N, C_out, (H-1)*stride - 2*padding + kh + output_padding, ...), in input's dtype and memory
+    format. Runs as `conv2d` with
     pixel_shuffle=stride over a rearranged weight (the sub-pixel form; "Is the deconvolution layer the same
-    as a convolutional layer?", Shi et al. 2016); with two different strides as PyTorch's own op. The
-    rearranged weight is kept while the weight is not written to.
+    as a convolutional layer?", Shi et al. 2016); with two different strides as PyTorch's own op. What is
+    made from weight, bias and prelu_weight is kept while they are not written to.
 
     Raises TypeError or ValueError naming the argument that does not fit, BackendError where the backend
     asked for cannot run it.
@@ -126,7 +123,7 @@ def conv_transpose2d(
             f"{op}: stride must be at least 1, padding at least 0, output_padding at least 0 and below "
             f"stride, got stride={stride}, padding={padding}, output_padding={output_padding}"
         )
-    _check_transposed(input, weight, bias)
+    _check.transposed(op, input, weight, bias, activation or "none", prelu_weight)
     kernel, s = weight.shape[2:], strides[0]
     size = [
         (n - 1) * strides[i] - 2 * paddings[i] + kernel[i] + extra[i] for i, n in enumerate(input.shape[2:])
@@ -137,14 +134,10 @@ def conv_transpose2d(
             f"weight {_check.shape_of(weight)} with stride={stride}; pad less"
         )
     if strides[0] != strides[1]:
-        if chosen(backend or "") not in ("auto", "torch"):
-            raise BackendError(
-                f"{op}: backend {chosen(backend or '')!r} was asked for and takes one stride for both axes, "
-                f"got {stride}. Ask for 'auto' or 'torch'."
-            )
-        record("torch/conv_transpose2d")
-        y = F.conv_transpose2d(input, weight, bias, strides, paddings, extra)
-        return reference.activate(y, activation or "none", negative_slope, prelu_weight)
+        y = _unequal_strides(input, weight, bias, strides, paddings, extra, backend or "")
+        slopes = None if prelu_weight is None else prelu_weight.to(y.dtype)  # autocast may tell them apart
+        y = reference.activate(y, activation or "none", negative_slope, slopes)
+        return with_format(y, memory_format_of(input))
 
     sides = []  # left, right, top, bottom
     for i in (1, 0):
@@ -152,11 +145,11 @@ def conv_transpose2d(
         rows = (size[i] + s - 1) // s
         sides += [before, rows + taps - 1 - input.shape[2 + i] - before]
     if prelu_weight is not None and prelu_weight.shape[0] > 1:
-        prelu_weight = prelu_weight.repeat_interleave(s * s)
+        prelu_weight = _repeated(prelu_weight, s * s)
     y = OP(
         input,
-        _derived(weight, s, paddings),
-        None if bias is None else bias.repeat_interleave(s * s),
+        _derived(weight, (s, paddings), lambda w: subpixel_weight(w, s, paddings)),
+        _repeated(bias, s * s),
         (1, 1),
         sides,
         (1, 1),
@@ -176,4 +169,26 @@ def conv_transpose2d(
         "none",
         backend or "",
     )
-    return y[:, :, : size[0], : size[1]] if size[0] % s or size[1] % s else y
+    if size[0] % s or size[1] % s:
+        y = with_format(y[:, :, : size[0], : size[1]], memory_format_of(input))
+    return y
+
+
+def _unequal_strides(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    extra: Sequence[int],
+    backend: str,
+) -> Tensor:
+    name = chosen(backend)
+    if name not in ("auto", "torch"):
+        find(name)  # an unknown name is the first thing to say
+        raise BackendError(
+            f"conv_transpose2d: backend {name!r} was asked for and takes one stride for both axes, "
+            f"got {tuple(strides)}. Ask for 'auto' or 'torch'."
+        )
+    record("torch/conv_transpose2d")
+    return F.conv_transpose2d(input, weight, bias, strides, paddings, extra)

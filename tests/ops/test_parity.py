@@ -105,6 +105,18 @@ def test_conv_transpose2d(sample, backend):
         assert names == ["torch/conv_transpose2d"]
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("stride", [2, 3, (1, 2)], ids=str)
+def test_conv_transpose2d_is_dense(stride, channels, layout, backend):
+    """Also where the size is no multiple of the stride; the memory format is the input's."""
+    x = samples.arrange(torch.randn(2, 5, 4, 6), layout)
+    weight = torch.randn(5, channels, 3, 4)
+    y = ops.conv_transpose2d(x, weight, stride=stride, padding=1, backend=backend)
+    assert_layout(y, x)
+    torch.testing.assert_close(y, F.conv_transpose2d(x, weight, stride=stride, padding=1))
+
+
 def plain_block(a):
     a = {**a, "residuals": a["residual"] or ()}
     del a["residual"]

@@ -48,6 +48,16 @@ def test_autocast_mixes_as_torch_does():
         ops.residual_add(y, x)
 
 
+@pytest.mark.parametrize("stride", [2, (1, 2)], ids=str)
+def test_autocast_of_transposed_convolution(stride):
+    x, weight, slopes = torch.randn(1, 3, 6, 6), torch.randn(3, 2, 4, 4), torch.rand(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a = {"stride": stride, "activation": "prelu", "prelu_weight": slopes}
+        y = ops.conv_transpose2d(x, weight.bfloat16(), **a)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, ops.conv_transpose2d(x.bfloat16(), weight, **a))
+
+
 def test_autocast_reaches_the_gradients():
     x, weight = torch.randn(1, 3, 6, 6), torch.randn(4, 3, 3, 3, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -139,6 +149,11 @@ def test_vmap_over_nothing(function, in_dims, shapes):
             lambda x, w, b: ops.conv2d(x, w, b, padding=1, activation="relu"),
             lambda x, w, b: F.relu(F.conv2d(x, w, b, padding=1)),
             ((2, 4, 5, 6), (8, 4, 3, 3), (8,)),
+        ),
+        (
+            lambda x, w, b: ops.conv_transpose2d(x, w, b, stride=2),
+            lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2),
+            ((2, 4, 5, 6), (4, 3, 3, 3), (3,)),
         ),
         (
             lambda x, v, w: ops.dense_block(x, [v, w], [None, None]),
