@@ -25,7 +25,8 @@ PICKLED = (".pth", ".pt", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)
 
 _WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
-_WHOLE_PREFIX = "module."  # torch's DataParallel
+_WHOLE_PREFIX = "module."  # torch's DataParallel, AveragedModel
+_COUNTERS = ("n_averaged",)  # beside torch's AveragedModel
 _PART_PREFIXES = ("netG.", "generator.")  # beside them lie a discriminator's tensors
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -130,7 +131,8 @@ def unwrap(value: Any) -> State:
     for _ in range(8):
         if not isinstance(value, Mapping):
             raise CheckpointError(f"a checkpoint holds named tensors, this is {_kind(value)}")
-        inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), Mapping)), None)
+        named = (value.get(key) for key in _WRAPPERS)
+        inner = next((item for item in named if isinstance(item, Mapping) and item), None)
         if inner is None:
             nested = [item for item in value.values() if isinstance(item, Mapping) and item]
             tensors = any(isinstance(item, Tensor) for item in value.values())
@@ -145,6 +147,9 @@ def unwrap(value: Any) -> State:
 
 
 def _strip(state: State) -> State:
+    whole = {key: item for key, item in state.items() if key not in _COUNTERS}
+    if whole and all(key.startswith(_WHOLE_PREFIX) for key in whole):
+        state = whole
     for _ in range(8):
         part = next((p for p in _PART_PREFIXES if any(key.startswith(p) for key in state)), None)
         if part is None and all(key.startswith(_WHOLE_PREFIX) for key in state):

@@ -183,6 +183,11 @@ WRAPPED = {
         **{f"netG.{k}": v for k, v in s.items()},
         "netD.conv.weight": torch.zeros(1, 3, 3, 3),
     },
+    "an empty wrapper first": lambda s: {"params": s, "model_state_dict": {}},
+    "an averaged model": lambda s: {
+        "n_averaged": torch.tensor(5),
+        **{f"module.{k}": v for k, v in s.items()},
+    },
     "generator in module": lambda s: {
         "state_dict": {f"module.generator.{k}": v for k, v in s.items()},
     },
@@ -195,6 +200,11 @@ def test_wrappers_and_prefixes(wrap, suffix, tmp_path):
     case = "srvgg x2"
     torch.save(WRAPPED[wrap](plain.build(case).state_dict()), tmp_path / f"w{suffix}")
     assert same_picture(models.load(tmp_path / f"w{suffix}"), case)
+
+
+def test_torchs_averaged_model():
+    averaged = torch.optim.swa_utils.AveragedModel(plain.build("srvgg x2"))
+    assert same_picture(models.load(averaged.state_dict()), "srvgg x2")
 
 
 @pytest.mark.parametrize("case", ["srvgg x4", "rrdbnet x2", "espcn x3"])
