@@ -56,6 +56,7 @@ def fused_conv2d(conv: nn.Conv2d, input: Tensor, **epilogue: Any) -> Tensor:
 class ConvAct2d(Activated, nn.Conv2d):
     """act(conv2d(input)): (N, Ci, H, W) -> (N, Co, Ho, Wo), as nn.Sequential(nn.Conv2d, activation).
 
+    Unlike nn.Conv2d's the input must have its N: (C, H, W) is refused, here and by the layers derived.
     Arguments up to dtype, the parameters `weight` and `bias` and their initial values are nn.Conv2d's.
     activation: None, "relu", "leaky_relu" (with negative_slope), "prelu" (num_parameters 1 or out_channels,
     initial slope prelu_init; parameter `prelu_weight`), "silu", "gelu", "tanh" or "sigmoid".
@@ -278,8 +279,9 @@ class UpsampleConv2d(ConvAct2d):
 class ConvTransposeAct2d(Activated, nn.ConvTranspose2d):
     """act(conv_transpose2d(input)), as nn.Sequential(nn.ConvTranspose2d, activation).
 
-    Runs as a convolution and a pixel shuffle. Arguments, parameters and initial values are
-    nn.ConvTranspose2d's (groups and dilation must be 1), the activation's ConvAct2d's.
+    (N, Ci, H, W) -> (N, Co, Ho, Wo), by a convolution and a pixel shuffle. Unlike nn.ConvTranspose2d's the
+    input must have its N, and forward takes no output_size: give output_padding. Arguments, parameters and
+    initial values are nn.ConvTranspose2d's (groups and dilation must be 1), the activation's ConvAct2d's.
     """
 
     def __init__(

@@ -17,7 +17,8 @@ class FusedSequential(nn.Sequential):
 
     Each convolution (nn.Conv2d, or ConvAct2d without activation) absorbs an activation and an
     nn.PixelShuffle that follow it. Members with hooks, and any other module, run as they are. Keyword
-    arguments of the call go to the last member: seq(x, base=x).
+    arguments of the call go to the last member: seq(x, base=x). A convolution's input must have its N: where
+    nn.Sequential takes (C, H, W), this does not.
     """
 
     def forward(self, input: Tensor, **last: Any) -> Tensor:

@@ -315,3 +315,26 @@ def test_what_a_layer_says_of_itself():
 def test_bad_arguments(build, error, match):
     with pytest.raises(error, match=match):
         build()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        srnn.ConvAct2d(3, 4, 3),
+        srnn.PixelShuffleConv2d(3, 4, 3),
+        srnn.UpsampleConv2d(3, 4, 3),
+        srnn.ConvTransposeAct2d(3, 4, 3),
+        srnn.FusedSequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+    ],
+)
+def test_inputs_without_a_batch_are_refused(layer):
+    assert layer(torch.zeros(1, 3, 8, 8)).dim() == 4
+    with pytest.raises(ValueError, match="input"):
+        layer(torch.zeros(3, 8, 8))
+
+
+def test_a_transposed_convolution_has_no_output_size():
+    layer = srnn.ConvTransposeAct2d(3, 4, 3, stride=2, output_padding=1)
+    assert layer(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 18, 18)
+    with pytest.raises(TypeError, match="output_size"):
+        layer(torch.zeros(1, 3, 8, 8), output_size=(18, 18))
