@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import astuple
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 import sr_kernels
-from sr_kernels import models
+from sr_kernels import cli, models
 from sr_kernels.train.evaluate import evaluate, mean
 
 GAIN = {2: 1.5, 4: 0.6}  # dB of Y-PSNR over bicubic, mean of the four
@@ -40,6 +42,26 @@ def test_the_weights_are_small_and_say_what_they_are(scale: int) -> None:
     assert metadata["architecture"] == "srvgg"
     assert metadata["scale"] == str(model.scale) == str(scale)
     assert int(metadata["steps"]) > 1000
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_weights_say_how_they_were_made_as_the_document_does(scale: int) -> None:
+    with safe_open(weights(scale), "pt") as file:
+        metadata = file.metadata()
+    text = DOCUMENT.read_text().replace("\\\n", " ")
+    documented = re.search(rf"sr-kernels train --scale {scale} .*", text)
+    assert documented
+    args, recorded = (
+        cli.build_parser().parse_args(shlex.split(command)[1:])
+        for command in (documented[0], metadata["command"])
+    )
+    for name in ("scale", "steps", "batch", "patch", "features", "convs", "learning_rate", "loss", "seed"):
+        assert getattr(args, name) == getattr(recorded, name)
+        key = {"features": "num_feat", "convs": "num_conv"}.get(name, name)
+        assert metadata[key] == str(getattr(args, name))
+    assert metadata["threads"] == str(args.threads)
+    assert re.fullmatch("[0-9a-f]{16}", metadata["pictures"])
+    assert f"{weights(scale).stat().st_size:,}" in text
 
 
 @pytest.mark.parametrize("scale", [2, 4])
