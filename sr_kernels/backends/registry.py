@@ -60,6 +60,11 @@ def _load(name: str) -> Backend:
         backend: Backend = getattr(importlib.import_module(module), attribute)()
     except ImportError as error:
         return Absent(name, f"cannot be loaded: {error}")
+    except Exception as error:  # an extension of another version fails in whatever way it differs
+        return Absent(
+            name,
+            f"does not fit this version of sr_kernels ({type(error).__name__}: {error}); rebuild the package",
+        )
     return backend
 
 

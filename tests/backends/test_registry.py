@@ -165,6 +165,16 @@ def test_missing_extension_is_said_once(fresh, monkeypatch):
         ops.conv2d(X, W, backend="cpu")
 
 
+def test_an_outdated_extension_is_absent(fresh, monkeypatch, tmp_path):
+    (tmp_path / "outdated_cpu.py").write_text("import math\nmath.isas()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry._TARGETS, "cpu", "outdated_cpu:CpuBackend")
+    with pytest.warns(RuntimeWarning, match=r"AttributeError.*isas.*rebuild the package"):
+        assert ran(X, W) == ["torch/conv2d"]
+    with pytest.raises(BackendError, match="rebuild the package"):
+        ops.conv2d(X, W, backend="cpu")
+
+
 def test_recorders_nest_and_end():
     with record_kernels() as outer:
         ran(X, W)
