@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from sr_kernels import __version__
@@ -25,7 +26,7 @@ COMMANDS: tuple[ModuleType, ...] = (upscale, models, doctor, train)  # each has 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
-        args = build_parser().parse_args(argv)
+        args = _parse(argv)
     except SystemExit as stop:  # argparse has printed the usage, the help or the version
         return stop.code if isinstance(stop.code, int) else 2
     with warnings.catch_warnings():
@@ -46,6 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 traceback.print_exc()
             print(f"{PROG}: error: {describe(error)}", file=sys.stderr)
             return 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse fills an optional OUT only right behind IN; here it may stand behind the options too."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(args, "output", rest) is None:
+        args.output = Path(rest[0])
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:

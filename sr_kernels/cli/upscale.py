@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     """Enlarge as the parsed arguments say; the exit status."""
     if not args.input.exists():
         raise FileNotFoundError(f"{args.input}: no such file or folder")
+    if not (args.input.is_file() or args.input.is_dir()):
+        raise ValueError(f"{args.input}: is neither a file nor a folder")
     if args.weights is not None and not args.weights.is_file():
         raise FileNotFoundError(f"--weights {args.weights}: no such file")
     if args.threads:

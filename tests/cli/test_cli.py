@@ -323,6 +323,19 @@ def test_folders_that_cannot_be(run, folder, tmp_path):
 # Interruption, faults, streams.
 
 
+def test_the_output_may_stand_behind_the_options(photo, tmp_path, weights):
+    out = tmp_path / "out.png"
+    assert cli.main(["upscale", str(photo), "--weights", str(weights), str(out)]) == 0
+    assert out.exists()
+    assert cli.main(["upscale", str(photo), "--weights", str(weights), str(out), "more"]) == 2
+
+
+def test_a_pipe_is_refused(tmp_path, weights, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert cli.main(["upscale", str(tmp_path / "pipe.png"), "--weights", str(weights)]) == 1
+    assert "pipe.png: is neither a file nor a folder" in capsys.readouterr().err
+
+
 def test_ctrl_c(photo, weights):
     script = (
         "import os, signal, sys, time\n"
