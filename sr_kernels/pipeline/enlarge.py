@@ -103,16 +103,16 @@ def check_scale(asked: int | None, found: int) -> None:
 
 
 def embedded_names() -> tuple[str, ...]:
-    """What names the model that ships in the package."""
-    return (_EMBEDDED,)
+    """What names the models that ship in the package: "compact", for any scale, and one name each."""
+    return (_EMBEDDED, *(file.stem for file in models.embedded_files().values()))
 
 
 def resolve_model(
     model: Model, scale: int | None = None, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """The module that `model` stands for: None or "compact", the embedded one for `scale` (2 by default); a
-    path, what the checkpoint holds, with `scale` and `options` where the weights leave them open; a module,
-    itself.
+    """The module that `model` stands for: None or "compact", the embedded one for `scale` (2 by default);
+    "compact_x4" and the like, that one; a path, what the checkpoint holds, with `scale` and `options` where
+    the weights leave them open; a module, itself.
 
     Raises FileNotFoundError for a path where nothing is, ValueError for an unknown name, a scale that the
     embedded model lacks, or options where no checkpoint is read, TypeError for anything else.
@@ -121,8 +121,11 @@ def resolve_model(
         raise ValueError(f"options {dict(options)} are for a checkpoint's path; this model is made already")
     if isinstance(model, nn.Module):
         return model
-    if model is None or model in embedded_names():
+    if model in (None, _EMBEDDED):
         return models.embedded(2 if scale is None else scale)
+    for own, file in models.embedded_files().items():
+        if model == file.stem:
+            return models.embedded(own)
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(
             f"model must be None, a name, a path or a torch.nn.Module, found {type(model).__name__}"
@@ -134,7 +137,8 @@ def resolve_model(
         raise FileNotFoundError(f"model: there is no checkpoint at {path}")
     known = "an architecture without weights here" if str(model) in _architectures() else "not known"
     raise ValueError(
-        f"model {str(model)!r} is {known}: give {_EMBEDDED!r}, the embedded model, or a checkpoint's path"
+        f"model {str(model)!r} is {known}: give {', '.join(embedded_names())}, which the package carries, "
+        "or a checkpoint's path"
     )
 
 

@@ -395,3 +395,10 @@ def test_the_backend_that_is_asked_for_runs():
         upscale(noise(20, 20, 3), model, backend="torch")
     assert kernels
     assert all(k.startswith("torch/") for k in kernels)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_embedded_models_have_names_of_their_own(scale):
+    from sr_kernels.pipeline import resolve_model
+
+    assert resolve_model(f"compact_x{scale}").scale == resolve_model("compact", scale).scale == scale
