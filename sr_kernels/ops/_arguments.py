@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Residual = Tensor | Sequence[tuple[Tensor, float]]
@@ -24,12 +27,51 @@ def optional_tensors(op: str, **named: object) -> None:
             raise TypeError(f"{op}: {name} must be a tensor or None, got {type(value).__name__}")
 
 
+def integer(op: str, name: str, value: Any, wanted: str = "an int") -> int:
+    """value as the schema takes it: also numpy's integers and, traced, symbolic ones."""
+    if isinstance(value, int):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be {wanted}, got {value!r}; {_cure(value)}") from None
+
+
+def _cure(value: object) -> str:
+    return "round it" if isinstance(value, numbers.Real) else "give whole numbers"
+
+
+def number(op: str, name: str, value: Any) -> float:
+    """value as the schema takes it. A tensor is refused: it would lose its gradient without a word."""
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, numbers.Real):
+        cure = "; use its .item()" if isinstance(value, Tensor) else ""
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}{cure}")
+    return float(value)
+
+
+def flag(op: str, name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
+    return value
+
+
+def text(op: str, name: str, value: object, default: str) -> str:
+    """value, or the schema's word for None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{op}: {name} must be a string or None, got {type(value).__name__}")
+    return value or default
+
+
 def pair(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    wanted = "an int or a pair (height, width) of ints"
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            raise ValueError(f"{op}: {name} must be an int or a pair (height, width), got {value!r}")
-        return value[0], value[1]
-    return value, value  # type: ignore[return-value]
+            raise ValueError(f"{op}: {name} must be {wanted}, got {value!r}")
+        return integer(op, name, value[0], wanted), integer(op, name, value[1], wanted)
+    both = integer(op, name, value, wanted)
+    return both, both
 
 
 def padding(
@@ -49,15 +91,16 @@ def padding(
             raise ValueError(f"{op}: padding='same' needs stride 1, got {tuple(stride)}; give numbers")
         height, width = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
         return width // 2, width - width // 2, height // 2, height - height // 2
-    if isinstance(value, (tuple, list)) and len(value) == 4:
-        sides = (value[0], value[1], value[2], value[3])
-    elif isinstance(value, (tuple, list)) and len(value) != 2:
-        raise ValueError(
-            f"{op}: padding must be an int, (height, width) or (left, right, top, bottom), got {value!r}"
-        )
-    else:
-        height, width = pair(op, "padding", value)
+    wanted = "an int, (height, width), (left, right, top, bottom), 'same' or 'valid'"
+    given: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(given) not in (2, 4):
+        raise ValueError(f"{op}: padding must be {wanted}, got {value!r}")
+    given = tuple(integer(op, "padding", side, wanted) for side in given)
+    if len(given) == 2:
+        height, width = given
         sides = (width, width, height, height)
+    else:
+        sides = (given[0], given[1], given[2], given[3])
     if any(side < 0 for side in sides):
         raise ValueError(f"{op}: padding must not be negative, got {value!r}; crop the input instead")
     return sides
@@ -77,7 +120,7 @@ def residuals(op: str, value: Residual | None) -> tuple[Tensor | None, float, Te
     for item in value:
         if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], Tensor):
             raise TypeError(f"{op}: residual must hold pairs (tensor, weight), got {type(item).__name__}")
-        flat += [item[0], float(item[1])]
+        flat += [item[0], number(op, "the weight of a residual", item[1])]
     if len(value) > 2:
         raise ValueError(
             f"{op}: residual may hold two pairs, got {len(value)}; add the rest with residual_add"

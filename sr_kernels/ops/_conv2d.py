@@ -108,8 +108,11 @@ def conv2d(
 
     Shapes: input (N, C_in, H, W); weight (C_out, C_in/groups, kh, kw); bias (C_out,); each residual
     (N, C_out, Ho, Wo), the convolution's size; base as the result, (N, C_out/r^2, Ho*r, Wo*r), or, with a
-    base_mode, an integer factor smaller in height and width. The result keeps input's dtype and memory
-    format.
+    base_mode, an integer factor smaller in height and width.
+
+    The result keeps input's dtype and memory format, as its strides tell it. A tensor of one channel is
+    contiguous in both formats, so that x.contiguous(memory_format=torch.channels_last) leaves its strides as
+    they are; x.clone(memory_format=torch.channels_last) gives it those of channels_last.
 
     Args:
         padding: int, (height, width), (left, right, top, bottom) as `F.pad`, "same" or "valid"; in pixels
@@ -124,35 +127,39 @@ def conv2d(
         backend: a backend's name, explicit; by default the first able one runs.
 
     Equivalent to `sr_kernels.reference.conv2d` with F.conv2d, activation, add, F.pixel_shuffle and
-    F.interpolate. Differentiable twice.
+    F.interpolate. Differentiable twice. While gradients are needed, an activation whose derivative does
+    not follow from the result (silu, gelu and prelu; any that a scale, residuals or a base follow) makes the
+    forward run in steps: up to the activation, whose input is kept for the backward, then the rest in
+    PyTorch's own operations.
 
     Raises:
-        TypeError: a tensor of a wrong or differing dtype, or something else than a tensor.
+        TypeError: a tensor of a wrong or differing dtype, or an argument of a wrong type.
         ValueError: shapes, devices or numbers that do not fit; the message names them.
         BackendError: the backend asked for cannot run these arguments; the message has its reasons.
     """
-    _arguments.tensors("conv2d", input=input, weight=weight)
-    _arguments.optional_tensors("conv2d", bias=bias, prelu_weight=prelu_weight, base=base)
-    strides = _arguments.pair("conv2d", "stride", stride)
-    dilations = _arguments.pair("conv2d", "dilation", dilation)
+    op = "conv2d"
+    _arguments.tensors(op, input=input, weight=weight)
+    _arguments.optional_tensors(op, bias=bias, prelu_weight=prelu_weight, base=base)
+    strides = _arguments.pair(op, "stride", stride)
+    dilations = _arguments.pair(op, "dilation", dilation)
     result: Tensor = OP(
         input,
         weight,
         bias,
         strides,
-        _arguments.padding("conv2d", padding, weight.shape[2:], strides, dilations),
+        _arguments.padding(op, padding, _check.kernel_size(op, weight), strides, dilations),
         dilations,
-        groups,
-        upsample,
-        activation or "none",
-        negative_slope,
+        _arguments.integer(op, "groups", groups),
+        _arguments.integer(op, "upsample", upsample),
+        _arguments.text(op, "activation", activation, "none"),
+        _arguments.number(op, "negative_slope", negative_slope),
         prelu_weight,
-        *_arguments.residuals("conv2d", residual),
-        scale,
-        activation_after_add,
-        pixel_shuffle,
+        *_arguments.residuals(op, residual),
+        _arguments.number(op, "scale", scale),
+        _arguments.flag(op, "activation_after_add", activation_after_add),
+        _arguments.integer(op, "pixel_shuffle", pixel_shuffle),
         base,
-        base_mode or "none",
-        backend or "",
+        _arguments.text(op, "base_mode", base_mode, "none"),
+        _arguments.text(op, "backend", backend, ""),
     )
     return result

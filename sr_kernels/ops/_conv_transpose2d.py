@@ -114,6 +114,9 @@ def conv_transpose2d(
     strides = _arguments.pair(op, "stride", stride)
     paddings = _arguments.pair(op, "padding", padding)
     extra = _arguments.pair(op, "output_padding", output_padding)
+    activation = _arguments.text(op, "activation", activation, "none")
+    negative_slope = _arguments.number(op, "negative_slope", negative_slope)
+    backend = _arguments.text(op, "backend", backend, "")
     if (
         min(strides) < 1
         or min(paddings) < 0
@@ -123,7 +126,7 @@ def conv_transpose2d(
             f"{op}: stride must be at least 1, padding at least 0, output_padding at least 0 and below "
             f"stride, got stride={stride}, padding={padding}, output_padding={output_padding}"
         )
-    _check.transposed(op, input, weight, bias, activation or "none", prelu_weight)
+    _check.transposed(op, input, weight, bias, activation, prelu_weight)
     kernel, s = weight.shape[2:], strides[0]
     size = [
         (n - 1) * strides[i] - 2 * paddings[i] + kernel[i] + extra[i] for i, n in enumerate(input.shape[2:])
@@ -134,9 +137,9 @@ def conv_transpose2d(
             f"weight {_check.shape_of(weight)} with stride={stride}; pad less"
         )
     if strides[0] != strides[1]:
-        y = _unequal_strides(input, weight, bias, strides, paddings, extra, backend or "")
+        y = _unequal_strides(input, weight, bias, strides, paddings, extra, backend)
         slopes = None if prelu_weight is None else prelu_weight.to(y.dtype)  # autocast may tell them apart
-        y = reference.activate(y, activation or "none", negative_slope, slopes)
+        y = reference.activate(y, activation, negative_slope, slopes)
         return with_format(y, memory_format_of(input))
 
     sides = []  # left, right, top, bottom
@@ -155,7 +158,7 @@ def conv_transpose2d(
         (1, 1),
         1,
         1,
-        activation or "none",
+        activation,
         negative_slope,
         prelu_weight,
         None,
@@ -167,7 +170,7 @@ def conv_transpose2d(
         s,
         None,
         "none",
-        backend or "",
+        backend,
     )
     if size[0] % s or size[1] % s:
         y = with_format(y[:, :, : size[0], : size[1]], memory_format_of(input))

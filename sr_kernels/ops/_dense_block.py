@@ -188,10 +188,10 @@ def dense_block(
         input,
         list(weights),
         list(biases),
-        negative_slope,
-        scale,
-        input_scale,
+        _arguments.number("dense_block", "negative_slope", negative_slope),
+        _arguments.number("dense_block", "scale", scale),
+        _arguments.number("dense_block", "input_scale", input_scale),
         *_arguments.residuals("dense_block", residual),
-        backend or "",
+        _arguments.text("dense_block", "backend", backend, ""),
     )
     return result

@@ -66,7 +66,7 @@ def image_to_float(image: Tensor, *, backend: str | None = None) -> Tensor:
     cannot run it.
     """
     _arguments.tensors("image_to_float", image=image)
-    result: Tensor = TO_FLOAT(image, backend or "")
+    result: Tensor = TO_FLOAT(image, _arguments.text("image_to_float", "backend", backend, ""))
     return result
 
 
@@ -77,5 +77,7 @@ def float_to_image(input: Tensor, dtype: torch.dtype = torch.uint8, *, backend: 
     or ValueError naming what does not fit, BackendError where the backend asked for cannot run it.
     """
     _arguments.tensors("float_to_image", input=input)
-    result: Tensor = TO_IMAGE(input, dtype, backend or "")
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"float_to_image: dtype must be torch.uint8 or torch.uint16, got {dtype!r}")
+    result: Tensor = TO_IMAGE(input, dtype, _arguments.text("float_to_image", "backend", backend, ""))
     return result

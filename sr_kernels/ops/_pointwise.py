@@ -129,7 +129,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int, *, backend: str | None = N
     BackendError where the backend asked for cannot run it.
     """
     _arguments.tensors("pixel_shuffle", input=input)
-    result: Tensor = SHUFFLE(input, upscale_factor, backend or "")
+    factor = _arguments.integer("pixel_shuffle", "upscale_factor", upscale_factor)
+    result: Tensor = SHUFFLE(input, factor, _arguments.text("pixel_shuffle", "backend", backend, ""))
     return result
 
 
@@ -140,7 +141,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int, *, backend: str | None
     BackendError where the backend asked for cannot run it.
     """
     _arguments.tensors("pixel_unshuffle", input=input)
-    result: Tensor = UNSHUFFLE(input, downscale_factor, backend or "")
+    factor = _arguments.integer("pixel_unshuffle", "downscale_factor", downscale_factor)
+    result: Tensor = UNSHUFFLE(input, factor, _arguments.text("pixel_unshuffle", "backend", backend, ""))
     return result
 
 
@@ -159,5 +161,7 @@ def residual_add(
         raise ValueError(
             "residual_add: residual must be a tensor or one or two pairs (tensor, weight), got none"
         )
-    result: Tensor = ADD(input, first, first_weight, second, second_weight, scale, backend or "")
+    scale = _arguments.number("residual_add", "scale", scale)
+    backend = _arguments.text("residual_add", "backend", backend, "")
+    result: Tensor = ADD(input, first, first_weight, second, second_weight, scale, backend)
     return result

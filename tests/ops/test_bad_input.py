@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,32 @@ CASES = [
     (conv(bias=torch.zeros(7)), ValueError, ["bias", "(8)", "(7)"]),
     (conv(stride=0), ValueError, ["stride", "(0, 0)"]),
     (conv(stride=(1, 1, 1)), ValueError, ["stride", "(1, 1, 1)"]),
+    (conv(weight=W[0], padding="same"), ValueError, ["weight", "(4, 3, 3)"]),
+    (conv(stride=1.5), TypeError, ["stride", "1.5", "round"]),
+    (conv(stride="x"), TypeError, ["stride", "'x'", "int"]),
+    (conv(stride=(1, None)), TypeError, ["stride", "None", "pair"]),
+    (conv(dilation=1.0), TypeError, ["dilation", "1.0"]),
+    (conv(padding=None), TypeError, ["padding", "None", "same"]),
+    (conv(padding=(1, 1, 1, 0.5)), TypeError, ["padding", "0.5"]),
+    (conv(groups=None), TypeError, ["groups", "None"]),
+    (conv(upsample=2.0), TypeError, ["upsample", "2.0"]),
+    (conv(pixel_shuffle="2"), TypeError, ["pixel_shuffle", "'2'"]),
+    (conv(scale=None), TypeError, ["scale", "NoneType"]),
+    (conv(scale=torch.ones(1)), TypeError, ["scale", "Tensor", ".item()"]),
+    (conv(negative_slope="a"), TypeError, ["negative_slope", "str"]),
+    (conv(activation=3), TypeError, ["activation", "int"]),
+    (conv(activation_after_add=None), TypeError, ["activation_after_add", "None"]),
+    (conv(base_mode=1), TypeError, ["base_mode", "int"]),
+    (conv(backend=1), TypeError, ["backend", "int"]),
+    (conv(residual=[(X, "a")]), TypeError, ["residual", "str"]),
+    (up(stride=2.0), TypeError, ["stride", "2.0"]),
+    (up(negative_slope=None), TypeError, ["negative_slope", "NoneType"]),
+    (block(scale=None), TypeError, ["scale", "NoneType"]),
+    (block(input_scale="1"), TypeError, ["input_scale", "str"]),
+    (lambda: ops.pixel_shuffle(X, 2.0), TypeError, ["upscale_factor", "2.0"]),
+    (lambda: ops.pixel_unshuffle(X, None), TypeError, ["downscale_factor", "None"]),
+    (lambda: ops.residual_add(X, X, scale=None), TypeError, ["scale", "NoneType"]),
+    (lambda: ops.float_to_image(X, "uint8"), TypeError, ["dtype", "'uint8'", "torch.uint8"]),
     (conv(dilation=-1), ValueError, ["dilation", "-1"]),
     (conv(padding=-1), ValueError, ["padding", "-1"]),
     (conv(padding=(1, 2, 3)), ValueError, ["padding", "(1, 2, 3)"]),
@@ -144,6 +171,13 @@ def test_message(call, error, words):
         r"(conv2d|conv_transpose2d|dense_block|pixel_|residual_add|image_|float_|backend)", message
     )
     assert torch.isfinite(ops.conv2d(X, W)).all()
+
+
+def test_numbers_of_numpy():
+    one, two = np.int64(1), np.int32(2)
+    y = ops.conv2d(X, W, stride=(two, two), padding=one, pixel_shuffle=two, scale=np.float32(0.5))
+    assert torch.equal(y, ops.conv2d(X, W, stride=2, padding=1, pixel_shuffle=2, scale=0.5))
+    assert torch.equal(ops.pixel_shuffle(X, two), ops.pixel_shuffle(X, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -76,6 +76,16 @@ def test_conv2d(sample, backend):
     )
 
 
+def test_one_channel_keeps_the_format_of_its_strides(backend):
+    """It is contiguous in both formats: clone gives it the other's strides, contiguous does not."""
+    x, weight = torch.randn(2, 1, 4, 5), torch.randn(3, 1, 3, 3)
+    same = x.contiguous(memory_format=torch.channels_last)
+    other = x.clone(memory_format=torch.channels_last)
+    for input, memory_format in ((same, torch.contiguous_format), (other, torch.channels_last)):
+        y = ops.conv2d(input, weight, padding=1, backend=backend)
+        assert y.stride() == dense_strides(y.shape, memory_format)
+
+
 @pytest.mark.parametrize("dtype", OTHER_DTYPES, ids=str)
 @pytest.mark.parametrize("sample", samples.FEATURES, ids=by_name)
 def test_conv2d_in_other_dtypes(sample, dtype, backend):
