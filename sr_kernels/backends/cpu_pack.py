@@ -45,8 +45,8 @@ class Phase:
     x: int
 
 
-# (tensor, address, version, its storage, what was made)
-_cache: dict[Hashable, tuple[weakref.ref[Tensor], int, int, Tensor, Any]] = {}
+# (tensor, its address, version and layout, its storage, what was made)
+_cache: dict[Hashable, tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor, Any]] = {}
 
 
 def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
@@ -60,13 +60,13 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
         return make()
     slot = (id(tensor), key)
     entry = _cache.get(slot)
-    version = tensor._version
-    if entry is not None and entry[0]() is tensor and entry[1:3] == (tensor.data_ptr(), version):
-        value: T = entry[4]
+    stamp = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype
+    if entry is not None and entry[0]() is tensor and entry[1] == stamp:
+        value: T = entry[3]
         return value
     value = make()
     reference = weakref.ref(tensor, lambda _: _cache.pop(slot, None))
-    _cache[slot] = (reference, tensor.data_ptr(), version, tensor.detach(), value)
+    _cache[slot] = (reference, stamp, tensor.detach(), value)
     return value
 
 
