@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import machine, peers, report
+from benchmarks import report
 from benchmarks.cases import select
-from benchmarks.problems import Case
-from benchmarks.results import OURS, Run
-from benchmarks.runner import Settings, measure
+from sr_kernels.bench import machine, peers, tables
+from sr_kernels.bench.problem import Case
+from sr_kernels.bench.results import OURS, Run
+from sr_kernels.bench.runner import Settings, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu-layers.json"
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         if args.show:
-            report.show(Run.read(args.show), report.console())
+            tables.show(Run.read(args.show), tables.console())
             return 0
         if args.readme:
             return write_documents()
@@ -74,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
-    report.show(run, report.console())
+    tables.show(run, tables.console())
     target = args.json or (None if args.quick or args.cases or args.peers else RESULTS)
     if target:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(run.to_json())
         print(target)
-    return 1 if report.wrong(run) else 0
+    return 1 if tables.wrong(run) else 0
 
 
 def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
@@ -109,10 +110,10 @@ def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
     for i, case in enumerate(cases, 1):
         result = measure(case, contenders, settings)
         run.cases.append(result)
-        times = ", ".join(f"{peer} {report.against(result, peer)}" for peer in result.peers)
+        times = ", ".join(f"{peer} {tables.against(result, peer)}" for peer in result.peers)
         print(
             f"[{i}/{len(cases)}, {time.monotonic() - start:.0f} s] {result.name}: "
-            f"ours {report.milliseconds(result.results[OURS])} ms, {times}",
+            f"ours {tables.milliseconds(result.results[OURS])} ms, {times}",
             file=sys.stderr,
             flush=True,
         )

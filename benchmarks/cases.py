@@ -6,15 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.problems import (
-    Case,
-    ConvCase,
-    DenseBlockCase,
-    MemoryCase,
-    NetworkCase,
-    Target,
-    TransposedCase,
-)
+from benchmarks.problems import ConvCase, DenseBlockCase, MemoryCase, NetworkCase, TransposedCase
+from sr_kernels.bench.problem import Case, Target
 
 EAGER = ("eager", "eager_cl")
 FRAMEWORK = (*EAGER, "compiled")

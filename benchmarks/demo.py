@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 import sr_kernels
-from benchmarks import machine, peers, plain
 from benchmarks.panels import Panel, comparison
-from benchmarks.problems import Problem
-from benchmarks.report import console, milliseconds
-from benchmarks.results import OURS, Result, Timing
-from benchmarks.runner import Settings, interleave
+from sr_kernels.bench import machine, peers, plain
+from sr_kernels.bench.problem import Problem
+from sr_kernels.bench.results import OURS, Result, Timing
+from sr_kernels.bench.runner import Settings, interleave
+from sr_kernels.bench.tables import console, milliseconds
 from sr_kernels.image.metrics import SHAVE, psnr_y, ssim_y
 from sr_kernels.image.resize import bicubic, degrade
 from sr_kernels.train.data import read_pixels, skimage_folder

@@ -4,56 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import plain
 from sr_kernels import models, ops, reference
-
-Run = Callable[..., Tensor]
-
-
-@dataclass
-class Problem:
-    """A case made real. `plain` and `ours` take `inputs` and share their weights, float32."""
-
-    plain: nn.Module
-    ours: Run
-    inputs: tuple[Tensor, ...]  # contiguous
-    truth: Run | None = None  # in float64; None: plain.double()
-
-
-@dataclass(frozen=True)
-class Target:
-    """Ours is to be `ratio` times as fast as the fastest of these contenders."""
-
-    ratio: float
-    against: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A named thing to measure at one size."""
-
-    name: str
-    height: int
-    width: int
-    targets: tuple[Target, ...] = field(default=(), kw_only=True)
-
-    group = ""
-
-    def build(self) -> Problem:
-        """The same weights and inputs every time."""
-        raise NotImplementedError
-
-    def label(self) -> str:
-        """The name with the size, unique among the cases."""
-        return f"{self.name} {self.height}x{self.width}"
+from sr_kernels.bench import plain
+from sr_kernels.bench.problem import Case, Problem, Run
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ ROOMS = {
     "weights": set(),
     "pipeline": {*CORE, "backends", "image", "ops", "nn", "models"},
     "train": {*CORE, "backends", "image", "ops", "nn", "models"},
-    "cli": {*CORE, "_C", "backends", "image", "ops", "nn", "models", "pipeline", "train"},
+    "bench": {*CORE, "backends", "image", "ops", "nn", "models", "pipeline"},
+    "cli": {*CORE, "_C", "backends", "image", "ops", "nn", "models", "pipeline", "train", "bench"},
     "__main__": {"cli"},
 }
 

@@ -10,7 +10,8 @@ import math
 import pytest
 
 from benchmarks import report
-from benchmarks.results import CaseResult, Error, Result, Run, Timing, has_parity
+from sr_kernels.bench import tables
+from sr_kernels.bench.results import CaseResult, Error, Result, Run, Timing, has_parity
 
 FINE, BAD = Error(1e-6, 1e-7), Error(1.0, 1.0)
 
@@ -78,13 +79,13 @@ def test_a_wrong_result_has_a_time_but_no_ratio(wrong: str):
     assert found.time(wrong) is not None
     assert found.ratio("eager") is None
     assert found.fastest(["eager"]) is None
-    assert "x)" not in report.against(found, "eager")
+    assert "x)" not in tables.against(found, "eager")
     document = json.loads(run(found).to_json())
     assert document["cases"][0]["ratios"] == {"eager": None}
     shown = report.markdown(run(found))
     assert "WRONG" in shown
     assert "2.5" not in shown
-    assert "slower" not in "".join(report.slower(run(found))).replace("no case is slower", "")
+    assert "slower" not in "".join(tables.slower(run(found))).replace("no case is slower", "")
 
 
 def test_the_fastest_peer_decides():
@@ -96,27 +97,27 @@ def test_a_target_is_met_missed_or_open():
     met = case(ours=result(2.0), eager=result(5.0), eager_cl=result(3.0))
     missed = case(ours=result(2.0), eager=result(5.0), eager_cl=result(2.9))
     unknown = case(ours=result(2.0))
-    words = [line.split(":")[0] for line in report.targets(run(met, missed, unknown))]
+    words = [line.split(":")[0] for line in tables.targets(run(met, missed, unknown))]
     assert words == ["target met", "target MISSED", "target open"]
 
 
 def test_slower_cases_are_listed_and_noise_is_named():
     clear = case(ours=result(5.0), eager=result(4.0))
     noisy = case(ours=result(5.0, spread=2.0), eager=result(4.9))
-    lines = report.slower(run(clear, noisy))
+    lines = tables.slower(run(clear, noisy))
     assert len(lines) == 2
     assert "overlap" not in lines[0]
     assert "overlap" in lines[1]
     assert "2 cpu/a, cpu/b" in lines[0]
-    assert report.slower(run(case(ours=result(1.0), eager=result(4.0)))) == [
+    assert tables.slower(run(case(ours=result(1.0), eager=result(4.0)))) == [
         "no case is slower than any peer"
     ]
 
 
 def test_a_missing_peer_is_noted_once():
     found = case(ours=result(1.0), compiled=Result(note="needs a compiler"))
-    assert report.against(found, "compiled") == "-"
-    assert report.notes(run(found, found)) == ["torch.compile, frozen: needs a compiler (conv 8x8, conv 8x8)"]
+    assert tables.against(found, "compiled") == "-"
+    assert tables.notes(run(found, found)) == ["torch.compile, frozen: needs a compiler (conv 8x8, conv 8x8)"]
 
 
 def test_json_holds_everything():

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import sr_kernels
-from benchmarks import machine, peers, plain
 from benchmarks.cases import CASES, select
-from benchmarks.problems import ConvCase, NetworkCase, Problem
-from benchmarks.results import OURS
-from benchmarks.runner import Settings, exact, gflop, interleave, measure
+from benchmarks.problems import ConvCase, NetworkCase
+from sr_kernels.bench import machine, peers, plain
+from sr_kernels.bench.problem import Problem
+from sr_kernels.bench.results import OURS
+from sr_kernels.bench.runner import Settings, exact, gflop, interleave, measure
 
 BRIEF = Settings(seconds=0.0, fewest=2, most=2, sample=0.0)
 SMALL = ConvCase("small", 8, 9, ci=5, co=12, activation="prelu", pixel_shuffle=2, base_mode="nearest")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.peers import Call, Contender, eager, eager_channels_last
-from benchmarks.problems import Case, Problem
-from benchmarks.results import OURS, CaseResult, Error, Result, Timing, has_parity
 from sr_kernels.backends import record_kernels
+from sr_kernels.bench.peers import Call, Contender, eager, eager_channels_last
+from sr_kernels.bench.problem import Case, Problem
+from sr_kernels.bench.results import OURS, CaseResult, Error, Result, Timing, has_parity
 
 # How far from float64 a result may be, in eager's errors: the promise of the default precision, "high".
 FACTOR = 4.0

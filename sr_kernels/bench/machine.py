@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-import sr_kernels
+from sr_kernels import __version__
+from sr_kernels.backends import available_backends
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -37,7 +38,7 @@ def environment() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "sr_kernels": sr_kernels.__version__,
+        "sr_kernels": __version__,
         "extension": extension(),
     }
     for name in ("torch", "numpy"):
@@ -57,7 +58,7 @@ def processor() -> str:
 
 def extension() -> str:
     """The instruction set of our CPU kernels, or why there are none."""
-    if reasons := sr_kernels.available_backends()["cpu"]:
+    if reasons := available_backends()["cpu"]:
         return f"none: {'; '.join(reasons)}"
     from sr_kernels.backends.cpu import current_isa
 

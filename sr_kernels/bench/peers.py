@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.problems import Problem
 from sr_kernels.backends import use_backend
+from sr_kernels.bench.problem import Problem
 
 
 @dataclass(frozen=True)
