@@ -29,7 +29,7 @@ const srk::Isa& isa(int index) {
 py::list isas() {
     const srk::Isa* const* list;
     const int count = srk::supported_isas(&list);
-    static const char* const kinds[] = {"direct", "thin", "depthwise"};
+    static const char* const kinds[] = {"direct", "thin", "depthwise", "winograd"};
     py::list out;
     for (int i = 0; i < count; ++i) {
         py::list kernels;
@@ -119,6 +119,7 @@ PYBIND11_MODULE(_C, m) {
              })
         .def_readwrite("kernel", &P::kernel)
         .def_readwrite("chain", &P::chain)
+        .def_readwrite("stream", &P::stream)
         .def_readwrite("threads", &P::threads);
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
 

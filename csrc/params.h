@@ -36,6 +36,7 @@ struct ConvParams {
     int32_t base_mode, base_factor;
     int32_t kernel;  // index in the kernel table of the chosen ISA
     int32_t chain;   // additions after which a sum is set aside for a new one: bounds its rounding
+    int32_t stream;  // results go past the caches: they are larger than these
     int32_t threads;
     float slope, scale, b1, b2;
 };

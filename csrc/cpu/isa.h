@@ -6,7 +6,7 @@
 
 namespace srk {
 
-enum KernelKind : int32_t { kDirect, kThin, kDepthwise };
+enum KernelKind : int32_t { kDirect, kThin, kDepthwise, kWinograd };
 
 // A convolution kernel: `channels` outputs by `pixels` of one row at a time.
 struct ConvKernel {

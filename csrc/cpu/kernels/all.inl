@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The body of an ISA unit. Everything lies in a namespace of the unit's own, and no STL is included: an inline
 // function shared with another unit could be the copy that this machine cannot run.
-#if SRK_LANES == 16
+#if SRK_LANES >= 8
 #include <immintrin.h>
 #endif
 
@@ -21,6 +21,7 @@ namespace SRK_ISA {
 #include "vec.inl"
 #include "epilogue.inl"
 #include "conv_driver.inl"
+#include "winograd.inl"
 #include "conv_kernels.inl"
 #include "pointwise.inl"
 // clang-format on

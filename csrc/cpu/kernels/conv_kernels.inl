@@ -180,10 +180,12 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
 #define SRK_DIRECT(X) X(1, 24) X(2, 14) X(3, 8) X(4, 6)
 #define SRK_THIN(X) X(1, 12) X(2, 12) X(3, 8) X(4, 6)
 #define SRK_DEPTHWISE(X) X(4, 8)
+#define SRK_WINOGRAD(X) X(4, 1, 24) X(4, 2, 14) X(4, 3, 8) X(4, 4, 6)
 #else
 #define SRK_DIRECT(X) X(1, 12) X(2, 6) X(3, 4)
 #define SRK_THIN(X) X(1, 8) X(2, 6) X(3, 4) X(4, 2)
 #define SRK_DEPTHWISE(X) X(4, 8)
+#define SRK_WINOGRAD(X) X(4, 1, 12) X(4, 2, 6) X(4, 3, 4)
 #endif
 
 #define SRK_RUN_DIRECT(vectors, pixels)                                      \
@@ -198,6 +200,11 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
     bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {              \
         return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels); \
     }
+#define SRK_RUN_WINOGRAD(edge, vectors, tiles)                                                \
+    bool run_winograd##edge##_##vectors##x##tiles(const ConvParams& p) {                      \
+        return drive_winograd<edge>(p, winograd_product<vectors, tiles>, vectors * L, tiles); \
+    }
+SRK_WINOGRAD(SRK_RUN_WINOGRAD)
 SRK_DIRECT(SRK_RUN_DIRECT)
 SRK_THIN(SRK_RUN_THIN)
 SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
@@ -208,5 +215,8 @@ SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
     {"thin_" #channels "x" #pixels, kThin, channels, pixels, run_thin_##channels##x##pixels},
 #define SRK_ROW_DEPTHWISE(vectors, pixels) \
     {"depthwise_" #vectors "x" #pixels, kDepthwise, vectors * L, pixels, run_depthwise_##vectors##x##pixels},
-const ConvKernel kKernels[] = {SRK_DIRECT(SRK_ROW_DIRECT) SRK_THIN(SRK_ROW_THIN)
-                                   SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};
+#define SRK_ROW_WINOGRAD(edge, vectors, tiles)                                \
+    {"winograd" #edge "_" #vectors "x" #tiles, kWinograd, vectors * L, tiles, \
+     run_winograd##edge##_##vectors##x##tiles},
+const ConvKernel kKernels[] = {SRK_WINOGRAD(SRK_ROW_WINOGRAD) SRK_DIRECT(SRK_ROW_DIRECT)
+                                   SRK_THIN(SRK_ROW_THIN) SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};

@@ -106,13 +106,13 @@ inline void scatter(const ConvParams& p, const Tile& tile) {
     }
 }
 
-// One vector of one pixel: sums to finished values. `Plain` ones have no sum and no scale; `Whole` vectors need no
-// mask.
+// One vector of one pixel: its sums to finished values. `Plain` ones have no sum and no scale; `Whole` vectors need
+// no mask. r1 and r2 point at the pixel's residuals, or are null.
 template <int Act, bool Plain, bool Whole>
-inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int64_t lanes, const float* r1,
-                          const float* r2, float* out) {
+SRK_INLINE V finished(const ConvParams& p, V sums, int64_t q, int64_t lanes, const float* r1,
+                      const float* r2) {
     const V slope = Act == kPrelu ? load(p.prelu + q) : splat(p.slope);
-    V r = load(sums) + load(p.bias + q);
+    V r = sums + load(p.bias + q);
     if (Plain || !p.act_after_add) r = activate<Act>(r, slope);
     if (!Plain) {
         r *= p.scale;
@@ -120,6 +120,13 @@ inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int
         if (r2) r += p.b2 * residual<Whole>(r2, p, q, lanes);
         if (p.act_after_add) r = activate<Act>(r, slope);
     }
+    return r;
+}
+
+template <int Act, bool Plain, bool Whole>
+inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int64_t lanes, const float* r1,
+                          const float* r2, float* out) {
+    const V r = finished<Act, Plain, Whole>(p, load(sums), q, lanes, r1, r2);
     if (Whole)
         store(out, r);
     else
@@ -151,32 +158,34 @@ void finish_tile(const ConvParams& p, const Tile& tile) {
     if (!direct) scatter(p, tile);
 }
 
-template <int Act>
-void finish(const ConvParams& p, const Tile& tile) {
+// Runs f.run<Act, Plain>() of the epilogue that p asks for.
+template <class F>
+inline void with_epilogue(const ConvParams& p, const F& f) {
     const bool plain = p.scale == 1.0f && !p.res1.data && !p.res2.data;
-    if (plain)
-        finish_tile<Act, true>(p, tile);
-    else
-        finish_tile<Act, false>(p, tile);
-}
-
-void epilogue(const ConvParams& p, const Tile& tile) {
     switch (p.act) {
-        case kRelu:
-            return finish<kRelu>(p, tile);
-        case kLeakyRelu:
-            return finish<kLeakyRelu>(p, tile);
-        case kPrelu:
-            return finish<kPrelu>(p, tile);
-        case kSilu:
-            return finish<kSilu>(p, tile);
-        case kGelu:
-            return finish<kGelu>(p, tile);
-        case kTanh:
-            return finish<kTanh>(p, tile);
-        case kSigmoid:
-            return finish<kSigmoid>(p, tile);
+#define SRK_CASE(act) \
+    case act:         \
+        return plain ? f.template run<act, true>() : f.template run<act, false>();
+        SRK_CASE(kRelu)
+        SRK_CASE(kLeakyRelu)
+        SRK_CASE(kPrelu)
+        SRK_CASE(kSilu)
+        SRK_CASE(kGelu)
+        SRK_CASE(kTanh)
+        SRK_CASE(kSigmoid)
+#undef SRK_CASE
         default:
-            return finish<kNone>(p, tile);
+            return plain ? f.template run<kNone, true>() : f.template run<kNone, false>();
     }
 }
+
+struct TileEpilogue {
+    const ConvParams& p;
+    const Tile& tile;
+    template <int Act, bool Plain>
+    void run() const {
+        finish_tile<Act, Plain>(p, tile);
+    }
+};
+
+void epilogue(const ConvParams& p, const Tile& tile) { with_epilogue(p, TileEpilogue{p, tile}); }

@@ -41,6 +41,22 @@ inline void store_n(float* p, V v, int64_t count) {
 #endif
 }
 
+// A store past the caches, p aligned to the vector; stream_fence() before another thread may read it.
+inline void stream(float* p, V v) {
+#if SRK_LANES == 16
+    _mm512_stream_ps(p, v);
+#elif SRK_LANES == 8
+    _mm256_stream_ps(p, v);
+#else
+    store(p, v);
+#endif
+}
+inline void stream_fence() {
+#if SRK_LANES >= 8
+    _mm_sfence();
+#endif
+}
+
 inline float sum(V v) {
     float s[SRK_LANES];
     store(s, v);

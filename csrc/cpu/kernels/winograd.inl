@@ -1,0 +1,333 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// 3x3 convolutions of stride 1 by minimal filtering, F(M x M, 3 x 3) (Winograd 1980; Lavin and Gray 2016).
+//
+// A block of T tiles, each M x M outputs, goes through three steps that stay in L2: the input transform makes V
+// [point][T][K], one small matrix product a point makes M [point][T][channels], and the inverse transform ends in
+// the epilogue. Inputs are taken K = kDepth channels at a time, so that V stays small however wide the input is.
+
+constexpr int64_t kDepth = 64;
+
+// F(4, 3) with the points 0, +-sqrt(1/2), +-sqrt(2) and infinity: half the rounding error of 0, +-1, +-2, because
+// the powers of a point and of its reciprocal counterpart are alike in size.
+template <int M>
+struct Winograd;
+
+template <>
+struct Winograd<4> {
+    static constexpr int kEdge = 6;
+    static constexpr float kA = 0.70710678f, kB = 1.41421356f;  // A = sqrt(1/2), B = sqrt(2)
+
+    // d = B^T d, in place
+    static SRK_INLINE void input(V (&d)[6]) {
+        const V even_a = d[4] - 2.0f * d[2], odd_a = kA * d[3] - kB * d[1];
+        const V even_b = d[4] - 0.5f * d[2], odd_b = kB * d[3] - kA * d[1];
+        d[0] = d[0] - 2.5f * d[2] + d[4];
+        d[5] = d[1] - 2.5f * d[3] + d[5];
+        d[1] = even_a + odd_a;
+        d[2] = even_a - odd_a;
+        d[3] = even_b + odd_b;
+        d[4] = even_b - odd_b;
+    }
+
+    // y = A^T m
+    static SRK_INLINE void output(const V (&m)[6], V (&y)[4]) {
+        const V even_a = m[1] + m[2], odd_a = m[1] - m[2];
+        const V even_b = m[3] + m[4], odd_b = m[3] - m[4];
+        y[0] = m[0] + even_a + even_b;
+        y[1] = kA * odd_a + kB * odd_b;
+        y[2] = 0.5f * even_a + 2.0f * even_b;
+        y[3] = 0.35355339f * odd_a + 2.82842712f * odd_b + m[5];
+    }
+};
+
+// Where a tile of outputs lies: conv pixels (oy .. oy+M, ox .. ox+M) of image n.
+struct WinogradTile {
+    int64_t n, oy, ox;
+};
+
+struct WinogradPlan {
+    const ConvParams* p;
+    void (*product)(const float* v, const float* u, int64_t count, int64_t chain, bool add, float* m);
+    int64_t channels, step;  // of a product: output channels, tiles
+    int64_t tiles;           // of a block
+    int64_t group;           // channel blocks whose sums are kept at a time
+    int64_t rows, columns;   // of tiles
+    int64_t v_point, m_point;
+    bool stream, failed;
+
+    WinogradTile tile(int64_t index, int64_t edge) const {
+        return {index / (rows * columns), index / columns % rows * edge, index % columns * edge};
+    }
+};
+
+// m[Tiles][Vectors*L] (+)= v[Tiles][kDepth] u[count][Vectors*L]; after `chain` terms a sum is set aside.
+template <int Vectors, int Tiles>
+void winograd_product(const float* v, const float* u, int64_t count, int64_t chain, bool add, float* m) {
+    constexpr int64_t kChannels = Vectors * L;
+    for (int64_t k = 0; k < count; add = true) {
+        const int64_t stop = count - k < chain ? count : k + chain;
+        V sums[Tiles][Vectors];
+#pragma GCC unroll 32
+        for (int i = 0; i < Tiles; ++i)
+#pragma GCC unroll 4
+            for (int j = 0; j < Vectors; ++j) sums[i][j] = V{};
+        for (; k < stop; ++k, u += kChannels) {
+            V uv[Vectors];
+#pragma GCC unroll 4
+            for (int j = 0; j < Vectors; ++j) {
+                __builtin_prefetch(u + 8 * kChannels + j * L);
+                uv[j] = load(u + j * L);
+            }
+#pragma GCC unroll 32
+            for (int i = 0; i < Tiles; ++i) {
+                const V vi = splat(v[i * kDepth + k]);
+#pragma GCC unroll 4
+                for (int j = 0; j < Vectors; ++j) sums[i][j] += vi * uv[j];
+            }
+        }
+#pragma GCC unroll 32
+        for (int i = 0; i < Tiles; ++i)
+#pragma GCC unroll 4
+            for (int j = 0; j < Vectors; ++j) {
+                float* at = m + i * kChannels + j * L;
+                store(at, add ? load(at) + sums[i][j] : sums[i][j]);
+            }
+    }
+}
+
+// V of one tile and one vector of channels: x [kEdge][kEdge] with strides `row` and `pixel`, v[point*stride].
+template <int M, bool Whole>
+SRK_INLINE void input_transform(const float* x, int64_t row, int64_t pixel, int64_t lanes, float* v,
+                                int64_t stride) {
+    using W = Winograd<M>;
+    constexpr int E = W::kEdge;
+    V all[E][E];
+#pragma GCC unroll 8
+    for (int j = 0; j < E; ++j) {
+        V d[E];
+#pragma GCC unroll 8
+        for (int i = 0; i < E; ++i) {
+            const float* from = x + i * row + j * pixel;
+            d[i] = Whole ? load(from) : load_n(from, lanes);
+        }
+        W::input(d);
+#pragma GCC unroll 8
+        for (int i = 0; i < E; ++i) all[i][j] = d[i];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < E; ++i) {
+        W::input(all[i]);
+#pragma GCC unroll 8
+        for (int j = 0; j < E; ++j) store(v + (i * E + j) * stride, all[i][j]);
+    }
+}
+
+// Channels [k, k+count) of all tiles of a block, zero outside x.
+template <int M>
+void transform_block(const WinogradPlan& plan, int64_t first, int64_t tiles, int64_t k, int64_t count,
+                     float* v, float* patch) {
+    constexpr int64_t E = Winograd<M>::kEdge;
+    const ConvParams& p = *plan.p;
+    for (int64_t t = 0; t < tiles; ++t, v += kDepth) {
+        const WinogradTile tile = plan.tile(first + t, M);
+        const int64_t iy = tile.oy - p.pad_top, ix = tile.ox - p.pad_left;
+        const float* x = at(p.x, tile.n, iy, ix) + k;
+        int64_t row = p.x.sy, pixel = p.x.sx;
+        if (iy < 0 || ix < 0 || iy + E > p.h || ix + E > p.w) {
+            for (int64_t i = 0; i < E; ++i)
+                for (int64_t j = 0; j < E; ++j) {
+                    float* to = patch + (i * E + j) * kDepth;
+                    if (iy + i >= 0 && iy + i < p.h && ix + j >= 0 && ix + j < p.w)
+                        __builtin_memcpy(to, x + i * row + j * pixel, static_cast<size_t>(count) * 4);
+                    else
+                        __builtin_memset(to, 0, static_cast<size_t>(count) * 4);
+                }
+            x = patch, row = E * kDepth, pixel = kDepth;
+        }
+        int64_t c = 0;
+        for (; c + L <= count; c += L) input_transform<M, true>(x + c, row, pixel, L, v + c, plan.v_point);
+        if (c < count) input_transform<M, false>(x + c, row, pixel, count - c, v + c, plan.v_point);
+    }
+}
+
+// Sums m[point*m_point] of one tile and one channel block to finished outputs.
+template <int M>
+struct InverseTransform {
+    const WinogradPlan& plan;
+    int64_t first, tiles, q0;
+    const float* m;
+    float* t;  // [M*M][channels], for stores that are shuffled or get a base
+
+    template <int Act, bool Plain>
+    void run() const {
+        const ConvParams& p = *plan.p;
+        const bool direct = p.shuffle == 1 && p.base_mode == kBaseNone;
+        const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
+        for (int64_t i = 0; i < tiles; ++i) {
+            const WinogradTile tile = plan.tile(first + i, M);
+            const float* sums = m + i * plan.channels;
+            const int64_t rows = p.oh - tile.oy < M ? p.oh - tile.oy : M;
+            const int64_t columns = p.ow - tile.ox < M ? p.ow - tile.ox : M;
+            int64_t c = 0;
+            for (; c + L <= channels; c += L) {
+                if (direct && plan.stream)
+                    vector<Act, Plain, true, true>(tile, sums + c, q0 + c, L, rows, columns, direct);
+                else
+                    vector<Act, Plain, true, false>(tile, sums + c, q0 + c, L, rows, columns, direct);
+            }
+            if (c < channels)
+                vector<Act, Plain, false, false>(tile, sums + c, q0 + c, channels - c, rows, columns, direct);
+            if (!direct)
+                for (int64_t y = 0; y < rows; ++y)
+                    scatter(p, {tile.n, tile.oy + y, tile.ox, columns, q0, channels,
+                                t + y * M * plan.channels, plan.channels});
+        }
+    }
+
+    template <int Act, bool Plain, bool Whole, bool Stream>
+    SRK_INLINE void vector(const WinogradTile& tile, const float* sums, int64_t q, int64_t lanes,
+                           int64_t rows, int64_t columns, bool direct) const {
+        using W = Winograd<M>;
+        constexpr int E = W::kEdge;
+        const ConvParams& p = *plan.p;
+        V half[M][E];
+#pragma GCC unroll 8
+        for (int j = 0; j < E; ++j) {
+            V d[E], r[M];
+#pragma GCC unroll 8
+            for (int i = 0; i < E; ++i) d[i] = load(sums + (i * E + j) * plan.m_point);
+            W::output(d, r);
+#pragma GCC unroll 8
+            for (int i = 0; i < M; ++i) half[i][j] = r[i];
+        }
+        const int64_t px = tile.ox * p.step + p.phase_x;
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+            if (i >= rows) break;
+            V y[M];
+            W::output(half[i], y);
+            const int64_t py = (tile.oy + i) * p.step + p.phase_y;
+            const float* r1 = !Plain && p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
+            const float* r2 = !Plain && p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
+            float* out = direct ? at(p.y, tile.n, py, px) + q : t + i * M * plan.channels + (q - q0);
+            const int64_t step = direct ? p.step * p.y.sx : plan.channels;
+#pragma GCC unroll 8
+            for (int j = 0; j < M; ++j) {
+                if (j >= columns) break;
+                const V v = finished<Act, Plain, Whole>(p, y[j], q, lanes, r1, r2);
+                if (Stream)
+                    stream(out, v);
+                else if (Whole || !direct)
+                    store(out, v);
+                else
+                    store_n(out, v, lanes);
+                out += step;
+                if (!Plain && r1) r1 += p.step * p.res1.sx;
+                if (!Plain && r2) r2 += p.step * p.res2.sx;
+            }
+        }
+    }
+};
+
+// Brings part `part` of `parts` of the input rows of a block into L2.
+template <int M>
+inline void prefetch_block(const WinogradPlan& plan, int64_t first, int64_t tiles, int64_t part,
+                           int64_t parts) {
+    constexpr int64_t E = Winograd<M>::kEdge;
+    const ConvParams& p = *plan.p;
+    // Rows of tiles: each part is one of E rows of some tiles.
+    const int64_t jobs = tiles * E;
+    for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
+        const WinogradTile tile = plan.tile(first + job % tiles, M);
+        const int64_t iy = tile.oy - p.pad_top + job / tiles, ix = tile.ox - p.pad_left + E - M;
+        if (iy < 0 || iy >= p.h || ix + M > p.w) continue;
+        const float* x = at(p.x, tile.n, iy, ix);
+        const int64_t count = p.ci < kDepth ? p.ci : kDepth;
+        for (int64_t j = 0; j < M; ++j, x += p.x.sx)
+            for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(x + c, 0, 2);
+    }
+}
+
+template <int M>
+void run_winograd(const void* context, int64_t begin, int64_t end) {
+    constexpr int64_t E = Winograd<M>::kEdge;
+    WinogradPlan& plan = *static_cast<WinogradPlan*>(const_cast<void*>(context));
+    const ConvParams& p = *plan.p;
+    const int64_t m_block = E * E * plan.m_point;
+    const int64_t v_size = E * E * plan.v_point, m_size = plan.group * m_block;
+    const int64_t patch_size = E * E * kDepth, t_size = M * M * plan.channels;
+    auto* v = static_cast<float*>(scratch(static_cast<size_t>(v_size + m_size + patch_size + t_size) * 4));
+    if (!v) {
+        __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
+        return;
+    }
+    float* m = v + v_size;
+    float* patch = m + m_size;
+    float* t = patch + patch_size;
+    const int64_t total = p.n * plan.rows * plan.columns, blocks = (p.co + plan.channels - 1) / plan.channels;
+    for (int64_t task = begin; task < end; ++task) {
+        const int64_t first = task * plan.tiles;
+        const int64_t tiles = total - first < plan.tiles ? total - first : plan.tiles;
+        const int64_t next = first + tiles;
+        const int64_t next_tiles =
+            task + 1 < end ? (total - next < plan.tiles ? total - next : plan.tiles) : 0;
+        for (int64_t b0 = 0; b0 < blocks; b0 += plan.group) {
+            const int64_t b1 = b0 + plan.group < blocks ? b0 + plan.group : blocks;
+            for (int64_t k = 0; k < p.ci; k += kDepth) {
+                const int64_t count = p.ci - k < kDepth ? p.ci - k : kDepth;
+                if (b0 == 0 || p.ci > kDepth) transform_block<M>(plan, first, tiles, k, count, v, patch);
+                const bool prefetch = next_tiles && b0 == 0 && k == 0;
+                for (int64_t b = b0; b < b1; ++b)
+                    for (int64_t point = 0; point < E * E; ++point) {
+                        const float* u = p.weight + ((point * blocks + b) * p.ci + k) * plan.channels;
+                        float* sums = m + (b - b0) * m_block + point * plan.m_point;
+                        for (int64_t i = 0; i < tiles; i += plan.step)
+                            plan.product(v + point * plan.v_point + i * kDepth, u, count, p.chain, k > 0,
+                                         sums + i * plan.channels);
+                        if (prefetch && b == b0) prefetch_block<M>(plan, next, next_tiles, point, E * E);
+                    }
+            }
+            for (int64_t b = b0; b < b1; ++b)
+                with_epilogue(
+                    p, InverseTransform<M>{plan, first, tiles, b * plan.channels, m + (b - b0) * m_block, t});
+        }
+    }
+    if (plan.stream) stream_fence();
+}
+
+// Bytes of V and M of a block: what L2 holds beside the weights, or where those are streamed from L3 anyway.
+constexpr int64_t kBlockBeside = 256 << 10, kBlockAlone = 640 << 10, kResident = 640 << 10;
+
+template <int M>
+bool drive_winograd(const ConvParams& p, decltype(WinogradPlan::product) product, int64_t channels,
+                    int64_t step) {
+    constexpr int64_t E = Winograd<M>::kEdge;
+    const int64_t blocks = (p.co + channels - 1) / channels;
+    const int64_t depth = p.ci < kDepth ? p.ci : kDepth;
+    // With one depth V serves all channel blocks, one after the other; else their sums wait side by side.
+    const int64_t wide = 256 / channels;
+    const int64_t group = p.ci <= kDepth ? 1 : (blocks < wide ? blocks : wide);
+    const int64_t weights = E * E * p.ci * blocks * channels * 4;
+    const int64_t budget = weights <= kResident ? kBlockBeside : kBlockAlone;
+    int64_t tiles = budget / (E * E * 4 * (depth + group * channels)) / step * step;
+    if (tiles < step) tiles = step;
+    const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M, total = p.n * rows * columns;
+    // One vector beside a power of two, or all points would share a few sets of L1.
+    WinogradPlan plan{&p,
+                      product,
+                      channels,
+                      step,
+                      tiles,
+                      group,
+                      rows,
+                      columns,
+                      tiles * kDepth + L,
+                      tiles * channels + L,
+                      p.stream != 0,
+                      false};
+    const int64_t tasks = (total + tiles - 1) / tiles;
+    int64_t grain = tasks / (8 * p.threads);
+    parallel_for(tasks, grain < 1 ? 1 : grain, p.threads, run_winograd<M>, &plan);
+    return !plan.failed;
+}
