@@ -38,7 +38,7 @@ Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pi
     return {patch, pitch, p.dilation_x * p.ci, p.stride_x * p.ci};
 }
 
-// Brings what the tile below this one will read first, its last stride_y input rows, into L2.
+// Brings what the tile below this one will read first, its last stride_y input rows.
 inline void prefetch_below(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels) {
     const int64_t bottom = oy * p.stride_y - p.pad_top + (p.kh - 1) * p.dilation_y;
     int64_t first = ox * p.stride_x - p.pad_left, count = pixels * p.stride_x;
@@ -47,7 +47,7 @@ inline void prefetch_below(const ConvParams& p, int64_t n, int64_t oy, int64_t o
     for (int64_t iy = bottom + 1; iy <= bottom + p.stride_y && iy < p.h; ++iy) {
         if (iy < 0) continue;
         const float* x = at(p.x, n, iy, first);
-        for (int64_t i = 0; i < count * p.x.sx; i += 16) __builtin_prefetch(x + i, 0, 2);
+        for (int64_t i = 0; i < count * p.x.sx; i += 16) prefetch(x + i);
     }
 }
 
@@ -56,7 +56,7 @@ inline void prefetch_residual(const ConvParams& p, const View& r, int64_t n, int
                               int64_t count) {
     const float* pixel = at(r, n, oy * p.step + p.phase_y, ox * p.step + p.phase_x);
     for (int64_t i = 0; i < count; ++i, pixel += p.step * r.sx)
-        for (int64_t c = 0; c < p.co; c += 16) __builtin_prefetch(pixel + c, 0, 3);
+        for (int64_t c = 0; c < p.co; c += 16) prefetch(pixel + c);
 }
 
 // Brings the columns that the next tile of the row adds into L1: for kernels whose weights leave it room.
@@ -64,7 +64,7 @@ inline void prefetch_right(const ConvParams& p, const Source& source, int64_t pi
     const int64_t ahead = pixels * source.pixel + (p.kw - 1) * source.tap;
     for (int64_t ky = 0; ky < p.kh; ++ky) {
         const float* x = source.data + ky * source.row + ahead;
-        for (int64_t i = 0; i < pixels * source.pixel; i += 16) __builtin_prefetch(x + i, 0, 3);
+        for (int64_t i = 0; i < pixels * source.pixel; i += 16) prefetch(x + i);
     }
 }
 

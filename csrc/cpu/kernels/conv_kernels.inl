@@ -55,7 +55,7 @@ void direct_block(const ConvParams& p, const Source& source, int64_t block, floa
                     V wv[Vectors];
 #pragma GCC unroll 4
                     for (int v = 0; v < Vectors; ++v) {
-                        if (Vectors > 1) __builtin_prefetch(w + 6 * kChannels + v * L);
+                        if (Vectors > 1) prefetch(w + 6 * kChannels + v * L);
                         wv[v] = load(w + v * L);
                     }
 #pragma GCC unroll 32

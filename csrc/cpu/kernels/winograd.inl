@@ -76,7 +76,7 @@ void winograd_product(const float* v, const float* u, int64_t count, int64_t cha
             V uv[Vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) {
-                __builtin_prefetch(u + 8 * kChannels + j * L);
+                prefetch(u + 8 * kChannels + j * L);
                 uv[j] = load(u + j * L);
             }
 #pragma GCC unroll 32
@@ -102,24 +102,28 @@ SRK_INLINE void input_transform(const float* x, int64_t row, int64_t pixel, int6
                                 int64_t stride) {
     using W = Winograd<M>;
     constexpr int E = W::kEdge;
-    V all[E][E];
-#pragma GCC unroll 8
-    for (int j = 0; j < E; ++j) {
+    float half[E * E * L] __attribute__((aligned(64)));
+    for (int i = 0; i < E; ++i, x += row) {
         V d[E];
 #pragma GCC unroll 8
-        for (int i = 0; i < E; ++i) {
-            const float* from = x + i * row + j * pixel;
-            d[i] = Whole ? load(from) : load_n(from, lanes);
+        for (int j = 0; j < E; ++j) {
+            d[j] = Whole ? load(x + j * pixel) : load_n(x + j * pixel, lanes);
+            SRK_OPAQUE(d[j]);  // or each use becomes a load of its own
         }
         W::input(d);
 #pragma GCC unroll 8
-        for (int i = 0; i < E; ++i) all[i][j] = d[i];
+        for (int j = 0; j < E; ++j) store(half + (i * E + j) * L, d[j]);
     }
+    for (int j = 0; j < E; ++j, v += stride) {
+        V d[E];
 #pragma GCC unroll 8
-    for (int i = 0; i < E; ++i) {
-        W::input(all[i]);
+        for (int i = 0; i < E; ++i) {
+            d[i] = load(half + (i * E + j) * L);
+            SRK_OPAQUE(d[i]);
+        }
+        W::input(d);
 #pragma GCC unroll 8
-        for (int j = 0; j < E; ++j) store(v + (i * E + j) * stride, all[i][j]);
+        for (int i = 0; i < E; ++i) store(v + i * E * stride, d[i]);
     }
 }
 
@@ -236,7 +240,6 @@ inline void prefetch_block(const WinogradPlan& plan, int64_t first, int64_t tile
                            int64_t parts) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    // Rows of tiles: each part is one of E rows of some tiles.
     const int64_t jobs = tiles * E;
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
         const WinogradTile tile = plan.tile(first + job % tiles, M);
@@ -245,7 +248,7 @@ inline void prefetch_block(const WinogradPlan& plan, int64_t first, int64_t tile
         const float* x = at(p.x, tile.n, iy, ix);
         const int64_t count = p.ci < kDepth ? p.ci : kDepth;
         for (int64_t j = 0; j < M; ++j, x += p.x.sx)
-            for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(x + c, 0, 2);
+            for (int64_t c = 0; c < count; c += 16) prefetch(x + c);
     }
 }
 
