@@ -29,6 +29,13 @@ _MAX_KERNEL = 9
 # Additions in a row before a sum is set aside. Measured from 64 to 512 channels on normal and positive data:
 # 128 stays at eager's own error (of its more exact layout), 384 below 2.4 times, 512 reaches 3.2.
 _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
+# The same for Winograd kernels, whose transforms have used up twice eager's error already: 16 stays below 3.3
+# times, 64 reaches 5. It costs no time that could be measured.
+_WINOGRAD_CHAIN = 16
+# Below, eager's few additions are so exact that the transforms alone are off by more than 4 times as much.
+_WINOGRAD_INPUTS = 12
+# Bytes of a result that would not be in the caches any more when it is read.
+_STREAM = 8 << 20
 # A window wider than this is no picture's; PyTorch's own kernels take it.
 _MAX_REACH = 1 << 16
 _SERIAL_FLOPS = 2_000_000  # below this, waking a second thread costs more than it saves
@@ -47,24 +54,25 @@ class Isa:
             cpu_pack.Kernel(i, *kernel, block=kernel[2] + -kernel[2] % lanes)
             for i, kernel in enumerate(kernels)
         ]
-        self._dense: dict[tuple[int, int], cpu_pack.Kernel] = {}
+        self._chosen: dict[tuple[int, int, bool, bool], cpu_pack.Kernel] = {}
 
-    def kernel_for(self, co: int, ci: int, groups: int) -> cpu_pack.Kernel:
-        """The kernel for a layer; channels alone decide, so that a cut picture runs as the whole one does."""
-        key = (co, ci if groups == 1 else 0)
-        kernel = self._dense.get(key)
+    def kernel_for(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
+        """The kernel for a layer of these channels; `winograd`: where F(4, 3) computes it, see `_winograd`."""
+        key = (co, ci, depthwise, winograd)
+        kernel = self._chosen.get(key)
         if kernel is None:
-            kernel = self._dense[key] = self._choose(co, ci, groups)
+            kernel = self._chosen[key] = self._choose(*key)
         return kernel
 
-    def _choose(self, co: int, ci: int, groups: int) -> cpu_pack.Kernel:
-        if groups > 1:
+    def _choose(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
+        if depthwise:
             return next(k for k in self.kernels if k.kind == "depthwise")
         if co <= 4 and ci >= self.lanes:
             return next(k for k in self.kernels if k.kind == "thin" and k.channels == co)
         # Fewest padded channels first, then the widest block: it reads each input least often.
-        direct = [k for k in self.kernels if k.kind == "direct"]
-        return min(direct, key=lambda k: (math.ceil(co / k.channels) * k.channels, -k.channels))
+        kind = "winograd" if winograd else "direct"
+        able = [k for k in self.kernels if k.kind == kind]
+        return min(able, key=lambda k: (math.ceil(co / k.channels) * k.channels, -k.channels))
 
 
 ISAS = [Isa(index, *isa) for index, isa in enumerate(_C.isas())]
@@ -267,17 +275,35 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
     return reasons
 
 
+def _winograd(a: ConvArgs, oh: int, ow: int) -> bool:
+    """Whether F(4, 3) computes this layer: within the precision in force, and without many outputs that lie in
+    tiles and outside the picture."""
+    return (
+        a.weight.shape[2] == a.weight.shape[3] == 3
+        and a.weight.shape[1] >= _WINOGRAD_INPUTS
+        and a.groups == a.upsample == 1
+        and max(*a.stride, *a.dilation) == 1
+        and (oh + -oh % 4) * (ow + -ow % 4) <= 2 * oh * ow
+        and config.get_precision() != "highest"
+    )
+
+
+def _aligned(y: Tensor, lanes: int) -> bool:
+    """Whether vectors of each pixel's channels begin at multiples of their size."""
+    return y.data_ptr() % (4 * lanes) == 0 and all(s % lanes == 0 for s in y.stride() if s > 1)
+
+
 def _conv_into(a: ConvArgs, y: Tensor) -> None:
     """Runs the op into y (N, Co/r^2, Ho*r, Wo*r), each pixel's channels side by side."""
     co, ci, kh, kw = a.weight.shape
+    oh, ow = a.conv_size()
     isa = current_isa()
-    kernel = isa.kernel_for(co, ci, a.groups)
+    kernel = isa.kernel_for(co, ci, a.groups > 1, _winograd(a, oh, ow))
     record(f"cpu/{kernel.name}/{isa.name}")
     if y.numel() == 0:
         return
     x = _pixel_major(a.input)
     n, channels, h, w = x.shape
-    oh, ow = a.conv_size()
     p = _C.ConvParams()
     keep = [x]  # alive until the kernel has run
     p.x, p.y = _view(x), _view(y)
@@ -306,7 +332,11 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
     bias = cpu_pack.vector(a.bias, co, kernel, a.pixel_shuffle)
     prelu = None if a.prelu_weight is None else cpu_pack.vector(a.prelu_weight, co, kernel, a.pixel_shuffle)
     p.kernel = kernel.index
-    p.chain = _CHAIN[config.get_precision()]
+    if kernel.kind == "winograd":
+        p.chain = _WINOGRAD_CHAIN
+        p.stream = y.numel() * 4 >= _STREAM and _aligned(y, isa.lanes)
+    else:
+        p.chain = _CHAIN[config.get_precision()]
     flops = 2 * n * oh * ow * co * ci * kh * kw
     p.threads = 1 if flops < _SERIAL_FLOPS else torch.get_num_threads()
     left, _, top, _ = a.padding

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Kernel:
 
     index: int
     name: str
-    kind: str  # direct | thin | depthwise
+    kind: str  # direct | thin | depthwise | winograd
     channels: int
     pixels: int
     block: int  # packed channels of a tile: `channels` padded to whole vectors
@@ -148,6 +149,32 @@ def _pack(w: Tensor, kernel: Kernel, shuffle: int, lanes: int) -> Tensor:
     if kernel.kind == "depthwise":  # [ceil(c/lanes)][kh][kw][lanes]
         w = _pad_channels(w, lanes).squeeze(1).unflatten(0, (-1, lanes))
         return w.permute(0, 2, 3, 1).contiguous()
+    if kernel.kind == "winograd":  # [36][ceil(Co/channels)][Ci][channels]
+        w = _pad_channels(winograd_transform(w), kernel.channels).unflatten(0, (-1, kernel.channels))
+        return w.permute(3, 0, 2, 1).contiguous()
     # [ceil(Co/channels)][kh][kw][Ci][channels]
     w = _pad_channels(w, kernel.channels).unflatten(0, (-1, kernel.channels))
     return w.permute(0, 3, 4, 2, 1).contiguous()
+
+
+def winograd_transform(w: Tensor) -> Tensor:
+    """G w G^T of each kernel of w (Co, Ci, 3, 3), as (Co, Ci, 36); see csrc/cpu/kernels/winograd.inl.
+
+    Computed in float64: its rounding would be the layer's largest error.
+    """
+    return (w.double().flatten(2) @ _both_sides(_FILTER_TRANSFORM)).to(w.dtype)
+
+
+def _both_sides(g: list[list[float]]) -> Tensor:
+    """The matrix that takes a flattened w to the flattened g w g^T, w read as a row."""
+    one = torch.tensor(g, dtype=torch.float64)
+    return torch.kron(one, one).T
+
+
+def _filter_transform(points: list[float]) -> list[list[float]]:
+    """G of F(len(points) - 1, 3) for these finite points and infinity: row i is (1, p, p^2) / prod(p - q)."""
+    rows = [[p**k / math.prod(p - q for q in points if q != p) for k in range(3)] for p in points]
+    return [*rows, [0.0, 0.0, 1.0]]
+
+
+_FILTER_TRANSFORM = _filter_transform([0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])

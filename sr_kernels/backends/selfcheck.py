@@ -114,7 +114,10 @@ def _check(isa: Isa) -> str:
 
 def _check_kernel(isa: Isa, kernel: Any) -> str:
     """A 3x3 layer with PReLU and a residual on a ragged picture: two tiles and an odd pixel a row."""
+    import torch
+
     from sr_kernels import _C
+    from sr_kernels.backends import cpu_pack
 
     rng = np.random.default_rng(0)
     depthwise = kernel.kind == "depthwise"
@@ -145,6 +148,10 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     if kernel.kind == "thin":
         packed = np.pad(weight, ((0, 0), (0, -ci % lanes), (0, 0), (0, 0))).reshape(co, -1, lanes, 3, 3)
         packed = packed.transpose(3, 4, 1, 0, 2)
+    elif kernel.kind == "winograd":
+        points = cpu_pack.winograd_transform(torch.from_numpy(weight)).numpy()
+        packed = np.pad(points, ((0, padding), (0, 0), (0, 0))).reshape(-1, block, *points.shape[1:])
+        packed = packed.transpose(3, 0, 2, 1)
     else:
         group = lanes if depthwise else block
         packed = np.pad(weight, ((0, padding), (0, 0), (0, 0), (0, 0)))
@@ -162,6 +169,7 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     p.kernel = kernel.index
     _C.conv2d(isa.index, p)
     # A sum of k terms in float32 is off by at most k roundings of its magnitude, a wrong index by far more.
+    # (Winograd's transforms enlarge the terms about tenfold, and there are four times fewer.)
     bound = 9 * ci * 2.0**-23 * magnitude
     error = float(np.abs(y - truth).max())
     return "" if error <= bound else f"{kernel.name}: error {error:.3g} above {bound:.3g}"

@@ -23,6 +23,18 @@ KERNELS = [(isa.name, kernel) for isa in cpu.ISAS for kernel in isa.kernels]
 NAMES = [f"{isa}-{kernel.name}" for isa, kernel in KERNELS]
 every_kernel = pytest.mark.parametrize(("isa", "kernel"), KERNELS, ids=NAMES)
 every_precision = pytest.mark.parametrize("precision", ["highest", "high"])
+
+
+def some_kernels(wanted):
+    """every_kernel, of those for which wanted(kernel) holds."""
+    chosen = [(pair, name) for pair, name in zip(KERNELS, NAMES, strict=True) if wanted(pair[1])]
+    return pytest.mark.parametrize(
+        ("isa", "kernel"), [pair for pair, _ in chosen], ids=[name for _, name in chosen]
+    )
+
+
+winograd_kernels = some_kernels(lambda kernel: kernel.kind == "winograd")
+other_kernels = some_kernels(lambda kernel: kernel.kind != "winograd")
 every_isa = pytest.mark.parametrize("isa", [isa.name for isa in cpu.ISAS])
 
 
@@ -32,6 +44,8 @@ def layer(isa, kernel, height=5, width=None, extra=1, **changes):
     width = 2 * kernel.pixels + 3 if width is None else width
     co = kernel.channels + (extra if kernel.kind != "thin" else 0)
     ci, groups = (co, co) if kernel.kind == "depthwise" else (lanes + 3, 1)
+    if kernel.kind == "winograd":
+        ci = max(ci, cpu._WINOGRAD_INPUTS + 3)
     normal = torch.Generator().manual_seed(kernel.index)
     x = torch.randn(1, ci, height, width, generator=normal)
     args = ConvArgs(
@@ -84,8 +98,38 @@ def test_against_float64(monkeypatch, isa, kernel, precision):
         with set_precision(precision):
             y = run(monkeypatch, isa, kernel, args)
         outcomes.append((y, eager(args), eager(args, torch.float64)))
-    with set_precision(precision):
+    # No choice of kernel under "highest" takes Winograd's, see test_the_table_of_kernels.
+    with set_precision("high" if kernel.kind == "winograd" else precision):
         assert_pooled(outcomes)
+
+
+@winograd_kernels
+@pytest.mark.parametrize(("ci", "blocks"), [(12, 1), (64, 2), (65, 3), (130, 9), (200, 1)])
+def test_winograd_widths(monkeypatch, isa, kernel, ci, blocks):
+    """Depths of less and more than one pass, more channel blocks than are kept at a time, all of the epilogue."""
+    co, pad = blocks * kernel.channels + 4, (2, 0, 1, 3)
+    wide = layer(isa, kernel, height=9, width=14, padding=pad)
+    outcomes = []
+    for shuffle, residuals in ((1, 2), (2, 1)):
+        x = torch.randn(2, ci, 9, 14).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(co, ci, 3, 3) / (9 * ci) ** 0.5
+        args = replace(wide, input=x, weight=weight, bias=torch.randn(co), prelu_weight=torch.rand(co))
+        args = replace(args, scale=0.5, pixel_shuffle=shuffle, activation_after_add=shuffle == 2)
+        ho, wo = args.conv_size()
+        args.residuals = [(torch.randn(2, co, ho, wo), 0.5 - i) for i in range(residuals)]
+        if shuffle == 2:
+            args.base, args.base_mode = torch.randn(2, co // 4, ho, wo), "nearest"
+        y = run(monkeypatch, isa, kernel, args)
+        outcomes.append((y, eager(args), eager(args, torch.float64)))
+    assert_pooled(outcomes)
+
+
+@winograd_kernels
+def test_results_that_go_past_the_caches(monkeypatch, isa, kernel):
+    args = layer(isa, kernel, height=7, width=9, extra=kernel.channels)
+    kept = run(monkeypatch, isa, kernel, args)
+    monkeypatch.setattr(cpu, "_STREAM", 0)
+    assert torch.equal(kept, run(monkeypatch, isa, kernel, args))
 
 
 @every_precision
@@ -125,7 +169,7 @@ def test_a_window_beyond_all_pictures_is_refused(dilation):
     assert any("exceeds" in reason for reason in cpu.CpuBackend().reasons("conv2d", args))
 
 
-@every_kernel
+@other_kernels
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
 def test_windows(monkeypatch, isa, kernel, size):
     args = layer(isa, kernel, height=11, width=65, extra=3)
@@ -172,15 +216,31 @@ def test_guard_bytes_around_the_output(monkeypatch, isa, kernel):
     assert not y.isnan().any()
 
 
-@every_kernel
+@other_kernels
 def test_a_cut_picture_gives_the_same_bits(monkeypatch, isa, kernel):
-    """An output pixel is the same wherever its tile begins, at any number of threads, at every repeat."""
+    """An output pixel is the same wherever its tile begins."""
     args = layer(isa, kernel, height=12, width=3 * kernel.pixels + 5)
     whole = run(monkeypatch, isa, kernel, args)
-    assert torch.equal(whole, run(monkeypatch, isa, kernel, args))
     for left, top in ((1, 0), (5, 3), (kernel.pixels, 4)):
         part = run(monkeypatch, isa, kernel, replace(args, input=args.input[:, :, top:, left:]))
         assert torch.equal(part[:, :, 1:, 1:], whole[:, :, top + 1 :, left + 1 :])
+
+
+@winograd_kernels
+def test_a_cut_picture_gives_the_same_bits_on_the_grid_of_tiles(monkeypatch, isa, kernel):
+    """A Winograd tile's rounding depends on all its inputs: what a cut changes, it changes up to the next tile."""
+    args = layer(isa, kernel, height=16, width=29)
+    whole = run(monkeypatch, isa, kernel, args)
+    for left, top in ((4, 0), (8, 4)):
+        part = run(monkeypatch, isa, kernel, replace(args, input=args.input[:, :, top:, left:]))
+        assert torch.equal(part[:, :, 4:, 4:], whole[:, :, top + 4 :, left + 4 :])
+
+
+@every_kernel
+def test_every_number_of_threads_gives_the_same_bits(monkeypatch, isa, kernel):
+    args = layer(isa, kernel, height=12, width=3 * kernel.pixels + 5)
+    whole = run(monkeypatch, isa, kernel, args)
+    assert torch.equal(whole, run(monkeypatch, isa, kernel, args))
     monkeypatch.setattr(cpu, "_SERIAL_FLOPS", 0)
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
@@ -202,15 +262,38 @@ def test_inputs_at_any_address(monkeypatch, isa, kernel):
         assert torch.equal(expected, run(monkeypatch, isa, kernel, replace(args, input=x)))
 
 
-def test_the_table_chooses_by_channels_alone():
-    for isa in cpu.ISAS:
-        for kernel in isa.kernels:
-            args = layer(isa.name, kernel, extra=0)
-            co, ci = args.weight.shape[0], args.input.shape[1]
-            chosen = isa.kernel_for(co, ci, args.groups)
-            few = kernel.kind == "direct" and co <= 4  # the thin kernel's, where vectors are that short
-            assert chosen.kind == ("thin" if few else kernel.kind)
-            assert chosen.channels >= kernel.channels
+@every_isa
+def test_the_table_of_kernels(isa):
+    """Which kernel a layer gets, under each precision."""
+    plain = {"height": 8, "width": 8}
+    direct, thin, depthwise, winograd = (
+        next(k for i, k in KERNELS if i == isa and k.kind == kind)
+        for kind in ("direct", "thin", "depthwise", "winograd")
+    )
+    few = torch.randn(8, cpu._WINOGRAD_INPUTS - 1, 3, 3)
+    cases = [
+        (layer(isa, winograd, **plain), "winograd"),
+        (layer(isa, winograd, **plain, stride=(2, 2)), "direct"),
+        (layer(isa, winograd, **plain, dilation=(2, 2), padding=(2,) * 4), "direct"),
+        (layer(isa, winograd, height=1, width=9), "direct"),  # three rows of each tile would be wasted
+        (
+            replace(layer(isa, winograd, **plain), input=torch.randn(1, few.shape[1], 8, 8), weight=few),
+            "direct",
+        ),
+        (layer(isa, direct, **plain, weight=torch.randn(8, 32, 5, 5)), "direct"),
+        (layer(isa, depthwise, **plain), "depthwise"),
+        (layer(isa, thin, **plain), "thin"),
+    ]
+    for args, expected in cases:
+        args = replace(args, bias=None, activation="none", prelu_weight=None)
+        if args.weight.shape[1] != args.input.shape[1] and args.groups == 1:
+            args.input = torch.randn(1, args.weight.shape[1], 8, 8)
+        for precision, kind in (("high", expected), ("highest", expected.replace("winograd", "direct"))):
+            y = torch.empty(args.output_shape()).contiguous(memory_format=torch.channels_last)
+            with cpu.limit_isa(isa), record_kernels() as names, set_precision(precision):
+                cpu._conv_into(args, y)
+            [kernel] = [k for i, k in KERNELS if names == [f"cpu/{k.name}/{i}"]]
+            assert kernel.kind == kind
 
 
 @every_precision
