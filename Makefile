@@ -31,7 +31,7 @@ test: setup
 demo: setup
 	$(BIN)/python -m benchmarks.demo
 
-bench: setup
+bench: setup $(STAMPS)/bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: setup
@@ -85,6 +85,11 @@ $(STAMPS)/package: $(STAMPS)/build-tools pyproject.toml
 $(STAMPS)/native: $(STAMPS)/package setup.py $(NATIVE)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@if ls sr_kernels/_C.*.so >/dev/null 2>&1; then touch $@; fi  # not built: tried, and said, again next time
+
+# The runtimes to compare with; the benchmark names those that are absent and measures the others.
+$(STAMPS)/bench: $(STAMPS)/package pyproject.toml
+	$(call LISTED,["project"]["optional-dependencies"]["bench"]) | $(PIP) install --quiet --requirement /dev/stdin \
+	    && touch $@ || echo "not every runtime of the extra 'bench' could be installed" >&2
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -1,21 +1,25 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""python -m benchmarks: time layers and networks against PyTorch's own ways of running them."""
+"""python -m benchmarks: time layers and networks against what a user could run instead."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
 from benchmarks.cases import select
 from sr_kernels.bench import machine, peers, tables
 from sr_kernels.bench.problem import Case
-from sr_kernels.bench.results import OURS, Run
+from sr_kernels.bench.results import OURS, CaseResult, Run
 from sr_kernels.bench.runner import Settings, measure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,10 +37,24 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="only cases whose name or group has one of these",
     )
-    add("--peers", nargs="+", default=[], metavar="NAME", help="only these: eager, eager_cl, compiled")
-    add("--quick", action="store_true", help="few rounds, without torch.compile; nothing is written")
+    add(
+        "--peers",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"only these: {', '.join((*peers.FP32, *peers.BF16))}",
+    )
+    add("--quick", action="store_true", help="few rounds, eager PyTorch alone; nothing is written")
     add("--threads", type=int, default=2, help="of everybody (default: %(default)s)")
-    add("--seconds", type=float, default=2.0, help="of timing a case (default: %(default)s)")
+    add("--seconds", type=float, default=1.0, help="of timing a layer (default: %(default)s)")
+    add(
+        "--network-seconds",
+        type=float,
+        default=8.0,
+        help="of timing a whole network (default: %(default)s)",
+    )
+    add("--no-memory", action="store_true", help="leave out the memory of the networks, a process for each")
+    add("--isa", choices=("avx2",), help="limit everybody that can be limited to this instruction set")
     add("--backend", default="auto", help="ours is forced onto this one (default: %(default)s)")
     add(
         "--give-pages-back", action="store_true", help="leave the allocator as it is, see docs/performance.md"
@@ -71,8 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.list:
             print("\n".join(f"{case.group:8} {case.label()}" for case in cases))
             return 0
-        run = measure_all(args, cases)
-    except (OSError, ValueError) as error:
+        if args.isa and not machine.limited():  # libraries read the limit when they are loaded
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks",
+                *(sys.argv[1:] if arguments is None else arguments),
+            ]
+            return subprocess.run(
+                command, cwd=ROOT, env={**os.environ, **machine.limits(args.isa)}
+            ).returncode
+        run = measure_all(args, [case for case in cases if machine.limited() or case.group != "avx2"])
+        if not machine.limited():
+            run.cases.extend(measure_limited(args, [case for case in cases if case.group == "avx2"]))
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
     tables.show(run, tables.console())
@@ -88,9 +118,16 @@ def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
     """Every case in turn; what is done goes to stderr."""
     pages_kept = not args.give_pages_back and machine.keep_pages()
     threads = machine.set_threads(args.threads)
-    settings = Settings(seconds=0.3, fewest=3, most=5) if args.quick else Settings(seconds=args.seconds)
+    settings = Settings(args.seconds, backend=args.backend)
+    if args.quick:
+        settings = replace(settings, seconds=min(0.3, args.seconds), fewest=3, most=5)
     names = args.peers or (["eager", "eager_cl"] if args.quick else [])
     contenders = peers.contenders(names, args.backend)
+    for_networks = replace(
+        settings,
+        seconds=settings.seconds if args.quick else args.network_seconds,
+        memory=not (args.quick or args.no_memory),
+    )
     load = machine.load()
     if load > 0.5 * threads:
         print(
@@ -100,17 +137,23 @@ def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
         machine.environment(),
         {
             **asdict(settings),
+            "network_seconds": for_networks.seconds,
+            "memory": for_networks.memory,
             "threads": threads,
-            "backend": args.backend,
+            "isa": args.isa,
             "pages_kept": pages_kept,
             "load_before": round(load, 2),
         },
     )
     start = time.monotonic()
     for i, case in enumerate(cases, 1):
-        result = measure(case, contenders, settings)
+        if args.quick:
+            case = replace(case, fewest=None)
+        result = measure(case, contenders, for_networks if case.whole else settings)
         run.cases.append(result)
-        times = ", ".join(f"{peer} {tables.against(result, peer)}" for peer in result.peers)
+        times = ", ".join(
+            f"{peer} {tables.against(result, peer)}" for peer in result.peers if result.time(peer)
+        )
         print(
             f"[{i}/{len(cases)}, {time.monotonic() - start:.0f} s] {result.name}: "
             f"ours {tables.milliseconds(result.results[OURS])} ms, {times}",
@@ -118,6 +161,30 @@ def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
             flush=True,
         )
     return run
+
+
+def limited(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """This command in a process that is limited to AVX2."""
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **machine.limits("avx2")}, **options)
+
+
+def measure_limited(args: argparse.Namespace, cases: Sequence[Case]) -> list[CaseResult]:
+    """The cases of AVX2, in a process that is limited to it."""
+    if not cases:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "avx2.json"
+        command = ["--isa", "avx2", "--json", str(target), "--no-memory", "--backend", args.backend]
+        command += ["--cases", *(case.label() for case in cases), "--threads", str(args.threads)]
+        command += ["--seconds", str(args.seconds), "--network-seconds", str(args.network_seconds)]
+        command += ["--peers", *args.peers] if args.peers else []
+        command += ["--quick"] if args.quick else []
+        command += ["--give-pages-back"] if args.give_pages_back else []
+        done = limited(command, stdout=subprocess.DEVNULL)
+        if not target.exists():
+            raise RuntimeError(f"the run limited to AVX2 failed with status {done.returncode}")
+        return Run.read(target).cases
 
 
 def write_documents() -> int:

@@ -7,10 +7,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.problems import ConvCase, DenseBlockCase, MemoryCase, NetworkCase, TransposedCase
+from sr_kernels.bench.peers import BF16, FP32
 from sr_kernels.bench.problem import Case, Target
 
 EAGER = ("eager", "eager_cl")
 FRAMEWORK = (*EAGER, "compiled")
+
+
+def targets(fp32: tuple[float, float], bf16: tuple[float, float] | None = None) -> tuple[Target, ...]:
+    """Of a whole network: floor and aim, to the fastest float32 peer and to the fastest bf16 one."""
+    found = (Target(fp32[0], FP32, fp32[1]),)
+    return found if bf16 is None else (*found, Target(bf16[0], BF16, bf16[1]))
+
 
 CASES: tuple[Case, ...] = (
     # the body of Real-ESRGAN's compact network and its tail: the first targets
@@ -66,11 +74,52 @@ CASES: tuple[Case, ...] = (
     # whole networks
     NetworkCase("embedded compact x2", 180, 320, scale=2, embedded=True),
     NetworkCase("embedded compact x4", 180, 320, scale=4, embedded=True),
-    NetworkCase("SRVGG 64f/16 x4", 180, 320),
-    NetworkCase("ESPCN x3", 360, 640, architecture="espcn", scale=3, sizes=(("channels", 3),)),
-    NetworkCase("FSRCNN x4", 270, 480, architecture="fsrcnn", channels=1),
-    NetworkCase("EDSR-baseline x4", 64, 64, architecture="edsr"),
-    NetworkCase("RRDBNet-6B x4", 64, 64, architecture="rrdbnet", sizes=(("num_block", 6),)),
+    NetworkCase("SRVGG 64f/16 x4", 180, 320, targets=targets((2.6, 3.3), (1.5, 1.8))),
+    NetworkCase(
+        "EDSR-baseline x4",
+        180,
+        320,
+        architecture="edsr",
+        checked=(64, 64),
+        targets=targets((2.6, 3.3), (1.4, 1.7)),
+    ),
+    NetworkCase(
+        "RRDBNet-23 x4",
+        64,
+        64,
+        architecture="rrdbnet",
+        fewest=7,
+        targets=targets((2.5, 3.3), (1.3, 1.7)),
+    ),
+    NetworkCase(
+        "RRDBNet-23 x4",
+        256,
+        256,
+        architecture="rrdbnet",
+        checked=(64, 64),
+        fewest=3,
+        targets=targets((2.5, 3.3), (1.3, 1.7)),
+    ),
+    NetworkCase(
+        "ESPCN x3",
+        360,
+        640,
+        architecture="espcn",
+        scale=3,
+        sizes=(("channels", 3),),
+        targets=targets((1.8, 2.5), (1.0, 1.3)),
+    ),
+    NetworkCase("FSRCNN x4", 270, 480, architecture="fsrcnn", channels=1, targets=targets((2.5, 4.0))),
+    # with everybody limited to AVX2
+    NetworkCase("SRVGG 64f/16 x4 (AVX2)", 180, 320, group="avx2", targets=targets((1.7, 2.2))),
+    NetworkCase(
+        "RRDBNet-23 x4 (AVX2)",
+        64,
+        64,
+        architecture="rrdbnet",
+        group="avx2",
+        targets=targets((1.7, 2.2)),
+    ),
 )
 
 

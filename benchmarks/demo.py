@@ -62,7 +62,7 @@ def enlarge(photograph: np.ndarray, scale: int, settings: Settings) -> Enlargeme
     with sr_kernels.record_kernels() as kernels:
         ours = sr_kernels.upscale(low, model, scale)
     x = torch.from_numpy(low).permute(2, 0, 1)[None].float().div(255.0).contiguous()
-    problem = Problem(plain.compact_of(model), plain.frozen(model), (x,))
+    problem = Problem(plain.of(model), plain.frozen(model), (x,))
     with torch.no_grad():
         calls = {c.name: c.build(problem) for c in peers.contenders(["eager", "eager_cl"])}
         times = interleave(calls, settings)

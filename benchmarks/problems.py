@@ -212,20 +212,22 @@ class NetworkCase(Case):
     channels: int = 3
     sizes: tuple[tuple[str, int], ...] = ()
     embedded: bool = False
+    group: str = "network"
 
-    group = "network"
+    whole = True
 
     def build(self) -> Problem:
         if self.embedded:
-            model: nn.Module = models.embedded(self.scale)
-            network: nn.Module = plain.compact_of(model)
+            model = models.embedded(self.scale)
+            network = plain.of(model)
         else:
             sizes = {"scale": self.scale, **dict(self.sizes)}
             network = plain.frozen(plain.kaiming_(plain.NETWORKS[self.architecture](**sizes)))
             model = models.create(self.architecture, **sizes)
             model.load_state_dict(network.state_dict())
         shape = (1, self.channels, self.height, self.width)
-        return Problem(network, plain.frozen(model), (torch.rand(shape, generator=_generator()),))
+        inputs = (torch.rand(shape, generator=_generator()),)
+        return Problem(network, plain.frozen(model), inputs, base=getattr(network, "base", None))
 
 
 def _generator() -> torch.Generator:

@@ -15,23 +15,22 @@ from sr_kernels.bench.tables import (
     against,
     errors,
     notes,
-    peers_of,
     provenance,
     rates,
     slower,
     summary,
     targets,
+    timed_peers,
 )  # fmt: skip
 
 
 def markdown(run: Run, brief: bool = False) -> str:
-    """The tables as Markdown; brief: the networks and the cases with a target alone, without kernels."""
-    peers = peers_of(run)
+    """The tables as Markdown; brief: the networks alone, without kernels."""
     if brief:
-        cases = [case for case in run.cases if case.targets or case.group == "network"]
-        return "\n\n".join([_grid(cases, peers, brief), f"{provenance(run)} Reproduce: `make bench`."])
+        cases = [case for case in run.cases if case.group == "network"]
+        return "\n\n".join([_grid(cases, brief), f"{provenance(run)} Reproduce: `make bench`."])
     parts = [
-        f"### {title}\n\n{_grid(cases, peers, brief)}"
+        f"### {title}\n\n{_grid(cases, brief)}"
         for group, title in GROUPS.items()
         if (cases := [case for case in run.cases if case.group == group])
     ]
@@ -41,7 +40,8 @@ def markdown(run: Run, brief: bool = False) -> str:
     return "\n\n".join([provenance(run), *parts, *lists])
 
 
-def _grid(cases: Sequence[CaseResult], peers: Sequence[str], brief: bool) -> str:
+def _grid(cases: Sequence[CaseResult], brief: bool) -> str:
+    peers = timed_peers(cases)
     names = ["case", "ours, ms", *(TITLES.get(peer, peer) for peer in peers)]
     names += [] if brief else ["GFLOP/s", "error ours / eager", "kernels"]
     rows = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]

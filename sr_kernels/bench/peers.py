@@ -9,35 +9,19 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sr_kernels.backends import use_backend
+from sr_kernels.bench import machine, runtimes
+from sr_kernels.bench.contender import Call, Contender
+from sr_kernels.bench.exchange import ncnn_file, onnx_file
 from sr_kernels.bench.problem import Problem
-
-
-@dataclass(frozen=True)
-class Call:
-    """What is timed, and what a reader must know of it."""
-
-    run: Callable[[], Tensor]
-    note: str = ""
-
-    def __call__(self) -> Tensor:
-        return self.run()
-
-
-@dataclass(frozen=True)
-class Contender:
-    """build(problem) makes what is timed; missing() is why it cannot run on this machine, "" where it can."""
-
-    name: str
-    title: str
-    build: Callable[[Problem], Call]
-    missing: Callable[[], str] = lambda: ""
+from sr_kernels.bench.results import OURS
 
 
 def channels_last(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -70,6 +54,12 @@ def eager_channels_last(problem: Problem) -> Call:
     return Call(lambda: module(*inputs))
 
 
+def eager_bfloat16(problem: Problem) -> Call:
+    """PyTorch with weights and activations in bfloat16, channels_last; float32 in and out."""
+    inputs, module = channels_last(problem.inputs), _pixel_major(problem).bfloat16()
+    return Call(lambda: module(*(x.bfloat16() for x in inputs)).float())
+
+
 def compiled(problem: Problem) -> Call:
     """torch.compile with Inductor's freezing, which packs the weights as it likes; channels_last inputs.
 
@@ -90,6 +80,8 @@ def _inductor(
     """The compiled module and its first result."""
     from torch._inductor import config
 
+    if machine.limited():
+        config.cpp.simdlen = 256  # Inductor looks at the processor alone
     torch._dynamo.reset()  # its limit of recompilations is per function, not per module
     function = torch.compile(module, fullgraph=True, dynamic=False)
     with config.patch(freezing=freezing):
@@ -105,13 +97,64 @@ def _pixel_major(problem: Problem) -> torch.nn.Module:
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-OURS = "ours"
+def _no_bfloat16() -> str:
+    if machine.limited():
+        return "AVX2 has no bf16 instructions"
+    return "" if machine.has_bfloat16() else "this processor has no bf16 instructions"
+
+
+def _onnxruntime_missing() -> str:
+    if machine.limited():
+        return "has no setting that limits its instructions"
+    return runtimes.missing("onnxruntime", "onnx", "onnxscript")
+
+
+def _ncnn_missing() -> str:
+    if machine.limited():
+        return "has no setting that limits its instructions"
+    return runtimes.missing("ncnn", "pnnx", "onnx", "onnxscript")
+
+
+def _runtime(
+    name: str,
+    title: str,
+    build: Callable[[Problem], Call | Iterable[Call]],
+    missing: Callable[[], str],
+    reads: Callable[[Problem], Path],
+    precision: str = "fp32",
+) -> Contender:
+    return Contender(name, title, build, missing, precision, whole=True, prepare=reads)
+
+
 CONTENDERS: tuple[Contender, ...] = (
     Contender(OURS, "ours", ours),
     Contender("eager", "eager", eager),
     Contender("eager_cl", "eager channels_last", eager_channels_last),
     Contender("compiled", "torch.compile, frozen", compiled, _no_compiler),
+    _runtime("onnxruntime", "ONNX Runtime", runtimes.onnxruntime, _onnxruntime_missing, onnx_file),
+    _runtime(
+        "openvino",
+        "OpenVINO",
+        partial(runtimes.openvino, precision="f32"),
+        partial(runtimes.openvino_lacks, "f32"),
+        onnx_file,
+    ),
+    _runtime("ncnn", "ncnn", partial(runtimes.ncnn, bfloat16=False), _ncnn_missing, ncnn_file),
+    Contender("eager_bf16", "eager bf16", eager_bfloat16, _no_bfloat16, "bf16", whole=True),
+    _runtime(
+        "openvino_bf16",
+        "OpenVINO bf16",
+        partial(runtimes.openvino, precision="bf16"),
+        partial(runtimes.openvino_lacks, "bf16"),
+        onnx_file,
+        "bf16",
+    ),
+    _runtime(
+        "ncnn_bf16", "ncnn bf16", partial(runtimes.ncnn, bfloat16=True), _ncnn_missing, ncnn_file, "bf16"
+    ),
 )
+FP32 = tuple(c.name for c in CONTENDERS if c.precision == "fp32" and c.name != OURS)
+BF16 = tuple(c.name for c in CONTENDERS if c.precision == "bf16")
 
 
 def contenders(names: Sequence[str] = (), backend: str = "auto") -> list[Contender]:

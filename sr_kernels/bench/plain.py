@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sr_kernels.models import EDSR as OurEDSR
+from sr_kernels.models import SRModel, SRVGGNetCompact
+from sr_kernels.models.detect import detect
+from sr_kernels.models.factory import MODELS
 
 
 def conv(ci: int, co: int, kernel: int = 3) -> nn.Conv2d:
@@ -19,26 +26,41 @@ def conv(ci: int, co: int, kernel: int = 3) -> nn.Conv2d:
 class SRVGG(nn.Module):
     """SRVGGNetCompact of Real-ESRGAN: pixel_shuffle(body(x)) + nearest(x)."""
 
-    def __init__(self, scale: int = 4, channels: int = 3, num_feat: int = 64, num_conv: int = 16) -> None:
+    def __init__(
+        self,
+        scale: int = 4,
+        channels: int = 3,
+        num_feat: int = 64,
+        num_conv: int = 16,
+        activation: str = "prelu",
+    ) -> None:
         super().__init__()
         self.scale = scale
         layers: list[nn.Module] = []
         for ci, co in pairwise([channels] + [num_feat] * (num_conv + 1)):
-            layers += [conv(ci, co), nn.PReLU(co)]
+            layers += [conv(ci, co), _activation(activation, co)]
         self.body = nn.Sequential(*layers, conv(num_feat, channels * scale**2))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.pixel_shuffle(self.body(x), self.scale)
-        return y + F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        return F.pixel_shuffle(self.body(x), self.scale) + self.base(x)
+
+    def base(self, x: Tensor) -> Tensor:
+        """What the network adds to."""
+        return F.interpolate(x, scale_factor=self.scale, mode="nearest")
+
+
+def _activation(name: str, channels: int) -> nn.Module:
+    return {"prelu": nn.PReLU(channels), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.1)}[name]
 
 
 class ESPCN(nn.Module):
     """Shi et al. 2016."""
 
-    def __init__(self, scale: int = 3, channels: int = 1) -> None:
+    def __init__(self, scale: int = 3, channels: int = 1, features: Sequence[int] = (64, 32)) -> None:
         super().__init__()
-        self.first_part = nn.Sequential(conv(channels, 64, 5), nn.Tanh(), conv(64, 32), nn.Tanh())
-        self.last_part = nn.Sequential(conv(32, channels * scale**2), nn.PixelShuffle(scale))
+        first, second = features
+        self.first_part = nn.Sequential(conv(channels, first, 5), nn.Tanh(), conv(first, second), nn.Tanh())
+        self.last_part = nn.Sequential(conv(second, channels * scale**2), nn.PixelShuffle(scale))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last_part(self.first_part(x))
@@ -61,39 +83,48 @@ class FSRCNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """EDSR's block without scaling, as in the baseline."""
+    """EDSR's block."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, res_scale: float) -> None:
         super().__init__()
+        self.res_scale = res_scale
         self.conv1, self.conv2 = conv(channels, channels), conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
+        y = self.conv2(F.relu(self.conv1(x)))
+        return x + y if self.res_scale == 1.0 else x + y * self.res_scale
 
 
 class EDSR(nn.Module):
-    """Lim et al. 2017, scales of two and four."""
+    """Lim et al. 2017."""
 
     mean: Tensor
 
-    def __init__(self, scale: int = 4, channels: int = 3, num_feat: int = 64, num_block: int = 16) -> None:
+    def __init__(
+        self,
+        scale: int = 4,
+        channels: int = 3,
+        num_feat: int = 64,
+        num_block: int = 16,
+        res_scale: float = 1.0,
+        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        image_range: float = 255.0,
+    ) -> None:
         super().__init__()
-        self.register_buffer(
-            "mean", torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1), persistent=False
-        )
+        self.image_range = image_range
+        self.register_buffer("mean", torch.tensor(rgb_mean).view(1, -1, 1, 1), persistent=False)
         self.conv_first = conv(channels, num_feat)
-        self.body = nn.Sequential(*(ResidualBlock(num_feat) for _ in range(num_block)))
+        self.body = nn.Sequential(*(ResidualBlock(num_feat, res_scale) for _ in range(num_block)))
         self.conv_after_body = conv(num_feat, num_feat)
-        doubling = [
-            module for _ in range(scale // 2) for module in (conv(num_feat, 4 * num_feat), nn.PixelShuffle(2))
-        ]
-        self.upsample = nn.Sequential(*doubling)
+        factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+        steps = [part for f in factors for part in (conv(num_feat, f * f * num_feat), nn.PixelShuffle(f))]
+        self.upsample = nn.Sequential(*steps)
         self.conv_last = conv(num_feat, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_first((x - self.mean) * 255.0)
+        x = self.conv_first((x - self.mean) * self.image_range)
         x = self.conv_after_body(self.body(x)) + x
-        return self.conv_last(self.upsample(x)) / 255.0 + self.mean
+        return self.conv_last(self.upsample(x)) / self.image_range + self.mean
 
 
 class DenseBlock(nn.Module):
@@ -127,24 +158,36 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """ESRGAN's network for x4 (Wang et al. 2018)."""
+    """ESRGAN's network (Wang et al. 2018); the input's sides are multiples of `unshuffle`."""
 
     def __init__(
-        self, scale: int = 4, num_feat: int = 64, num_block: int = 23, num_grow_ch: int = 32
+        self,
+        scale: int = 4,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        num_feat: int = 64,
+        num_block: int = 23,
+        num_grow_ch: int = 32,
+        unshuffle: int | None = None,
     ) -> None:
         super().__init__()
-        if scale != 4:
-            raise ValueError(f"scale is {scale}; the plain RRDBNet is written for 4")
-        self.conv_first = conv(3, num_feat)
+        self.unshuffle = {1: 4, 2: 2}.get(scale, 1) if unshuffle is None else unshuffle
+        self.conv_first = conv(in_channels * self.unshuffle**2, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
         self.conv_body = conv(num_feat, num_feat)
-        self.conv_up1, self.conv_up2 = conv(num_feat, num_feat), conv(num_feat, num_feat)
-        self.conv_hr, self.conv_last = conv(num_feat, num_feat), conv(num_feat, 3)
+        self.ups: list[str] = []
+        for i in range((scale * self.unshuffle).bit_length() - 1):
+            self.ups.append(f"conv_up{i + 1}")
+            self.add_module(self.ups[-1], conv(num_feat, num_feat))
+        self.conv_hr, self.conv_last = conv(num_feat, num_feat), conv(num_feat, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.unshuffle > 1:
+            x = F.pixel_unshuffle(x, self.unshuffle)
         x = self.conv_first(x)
         x = x + self.conv_body(self.body(x))
-        for up in (self.conv_up1, self.conv_up2):
+        for name in self.ups:
+            up = self.get_submodule(name)
             x = F.leaky_relu(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
         return self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
 
@@ -178,13 +221,29 @@ def frozen(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def compact_of(model: nn.Module) -> SRVGG:
-    """The plain form of an SRVGGNetCompact with PReLU, weights copied."""
-    state = model.state_dict()
-    kernels = [tensor for tensor in state.values() if tensor.dim() == 4]
-    features, channels = kernels[0].shape[:2]
-    scale = round((kernels[-1].shape[0] / channels) ** 0.5)
-    network = SRVGG(scale, channels, features, len(kernels) - 2)
-    network.load_state_dict(state)
-    frozen(network)
-    return network
+def of(model: SRModel) -> nn.Module:
+    """The plain form of one of sr_kernels.models, its weights copied, for inference.
+
+    Raises TypeError for any other model.
+    """
+    name = next((name for name, kind in MODELS.items() if type(model) is kind), None)
+    if name is None:
+        raise TypeError(f"{type(model).__name__} has no plain form; give a model of sr_kernels.models")
+    found = detect(model.state_dict())
+    sizes = {**found.sizes, **_told_by(model)}
+    network = NETWORKS[name](**sizes)
+    network.load_state_dict(model.state_dict())
+    return frozen(network)
+
+
+def _told_by(model: Any) -> dict[str, Any]:
+    """The arguments that the weights do not tell."""
+    told: dict[str, Any] = {"scale": model.scale}
+    if isinstance(model, SRVGGNetCompact):
+        activations = {nn.PReLU: "prelu", nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
+        told["activation"] = activations[type(model.body[1])]
+    if isinstance(model, OurEDSR):
+        block: Any = model.body[0]
+        told["res_scale"] = block.conv2.scale
+        told["rgb_mean"], told["image_range"] = model.mean.tolist(), model.image_range
+    return told

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from sr_kernels.bench.problem import Target
+
+SCHEMA = 2
 OURS = "ours"
 _ROUNDING = 2.0**-24  # of float32, relative
 
@@ -53,8 +55,12 @@ class Result:
     timing: Timing | None = None
     error: Error | None = None
     parity: bool = False
-    first_seconds: float = 0.0  # building and the first call: packing, compiling
+    build_seconds: float = 0.0  # exporting, reading, optimising
+    first_seconds: float = 0.0  # the first call: packing, compiling
     note: str = ""
+    precision: str = "fp32"  # of the arithmetic: fp32 or bf16
+    peak_mib: float | None = None  # memory of a call in a process of its own, beside inputs and weights
+    kernels: tuple[str, ...] = ()  # that ran, where they are known
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,11 @@ class CaseResult:
     name: str
     group: str
     gflop: float
-    kernels: tuple[str, ...]  # that ran for ours
     eager_error: Error  # of PyTorch's two layouts the smaller: what ours is held to
     results: dict[str, Result]
-    targets: tuple[tuple[float, tuple[str, ...]], ...] = ()
+    targets: tuple[Target, ...] = ()
+    bf16_error: Error | None = None  # of eager PyTorch in bf16: what bf16 peers are held to
+    checked: tuple[int, int] | None = None  # where eager's error was taken, if not at the case's own size
 
     def time(self, contender: str) -> float | None:
         """Median milliseconds, where there are any."""
@@ -80,6 +87,15 @@ class CaseResult:
         if not (mine and theirs and mine.parity and theirs.parity and mine.timing and theirs.timing):
             return None
         return theirs.timing.median / mine.timing.median
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """That ran for ours."""
+        return self.results[OURS].kernels
+
+    def of(self, precision: str) -> list[str]:
+        """The peers that compute in this precision."""
+        return [name for name in self.peers if self.results[name].precision == precision]
 
     def fastest(self, peers: Sequence[str]) -> tuple[str, float] | None:
         """The fastest of the peers and the ratio to it."""
@@ -110,6 +126,8 @@ class Run:
         document = {"schema": SCHEMA, **asdict(self)}
         for entry, case in zip(document["cases"], self.cases, strict=True):
             entry["ratios"] = {peer: case.ratio(peer) for peer in case.peers}
+            for precision in ("fp32", "bf16"):
+                entry[f"fastest_{precision}"] = case.fastest(case.of(precision))
         return json.dumps(document, indent=1) + "\n"
 
     @classmethod
@@ -131,23 +149,24 @@ class Run:
 def _case(entry: dict[str, Any]) -> CaseResult:
     results = {
         name: Result(
-            timing=Timing(**r["timing"]) if r["timing"] else None,
-            error=Error(**r["error"]) if r["error"] else None,
-            parity=r["parity"],
-            first_seconds=r["first_seconds"],
-            note=r["note"],
+            **{
+                **r,
+                "timing": Timing(**r["timing"]) if r["timing"] else None,
+                "error": Error(**r["error"]) if r["error"] else None,
+                "kernels": tuple(r["kernels"]),
+            }
         )
         for name, r in entry["results"].items()
     }
-    targets = tuple((ratio, tuple(against)) for ratio, against in entry["targets"])
     return CaseResult(
         entry["name"],
         entry["group"],
         entry["gflop"],
-        tuple(entry["kernels"]),
         Error(**entry["eager_error"]),
         results,
-        targets,
+        tuple(Target(t["floor"], tuple(t["against"]), t["aim"]) for t in entry["targets"]),
+        Error(**entry["bf16_error"]) if entry["bf16_error"] else None,
+        tuple(entry["checked"]) if entry["checked"] else None,
     )
 
 

@@ -8,7 +8,7 @@ import copy
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,22 +16,27 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr_kernels.backends import record_kernels
-from sr_kernels.bench.peers import Call, Contender, eager, eager_channels_last
+from sr_kernels.bench import alone, exchange
+from sr_kernels.bench.contender import Call, Contender
+from sr_kernels.bench.peers import eager, eager_bfloat16, eager_channels_last
 from sr_kernels.bench.problem import Case, Problem
 from sr_kernels.bench.results import OURS, CaseResult, Error, Result, Timing, has_parity
 
 # How far from float64 a result may be, in eager's errors: the promise of the default precision, "high".
 FACTOR = 4.0
+_LONG = 0.2  # seconds; the time of one longer call is good enough to plan with
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a case is measured."""
+    """How long a case is measured, and whether memory is, of whole networks."""
 
     seconds: float = 2.0
     fewest: int = 5  # rounds
     most: int = 40
     sample: float = 0.02  # seconds; shorter calls are repeated within a round
+    memory: bool = False
+    backend: str = "auto"  # of ours
 
 
 def interleave(
@@ -42,10 +47,9 @@ def interleave(
     """Times every callable once a round, the order rotating, so that drifts of the machine hit all alike."""
     repeats, cost = {}, 0.0
     for name, call in calls.items():
-        call()
-        start = clock()
-        call()
-        once = max(clock() - start, 1e-9)
+        once = _seconds(call, clock)
+        if once < _LONG:  # the first of them may have been a cold one
+            once = _seconds(call, clock)
         repeats[name] = max(1, math.ceil(settings.sample / once))
         cost += repeats[name] * once
     rounds = max(settings.fewest, min(settings.most, int(settings.seconds / cost)))
@@ -67,48 +71,153 @@ def interleave(
     return {name: Timing.of(samples[name], repeats[name]) for name in calls}
 
 
+def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    return max(clock() - start, 1e-9)
+
+
+class Judge:
+    """Says whether a result of a case is right.
+
+    Everything is compared with float64, in units of the RMS of what the network adds to its base, and may err
+    `factor` times as much as eager PyTorch: ours as the more exact of its two layouts, a float32 peer, which
+    is eager or computes as it does, as the other one, a bf16 peer as eager in bf16. Where float64 takes too
+    long, eager's error is taken at the smaller size that the case names; at the full one everybody is
+    compared with eager's own result, and `factor` grows by one, for eager's share of the difference.
+    """
+
+    strict: Error
+    lenient: Error
+
+    def __init__(self, case: Case, problem: Problem, bfloat16: bool) -> None:
+        if case.checked is None:
+            self.factor = FACTOR
+            self.truth, self.base = exact(problem), _base(problem)
+        else:
+            height, width = case.checked
+            small = replace(case, height=height, width=width, checked=None)
+            judge = Judge(small, small.build(), bfloat16=False)
+            self.strict, self.lenient, self.factor = judge.strict, judge.lenient, FACTOR + 1.0
+            self.truth, self.base = eager(problem)().double(), _base(problem)
+        self.scale = float((self.truth - self.base).square().mean().sqrt()) or 1.0
+        self.peak = float(self.truth.abs().max()) / self.scale
+        if case.checked is None:
+            found = [self.error(build(problem)()) for build in (eager, eager_channels_last)]
+            self.strict, self.lenient = (
+                Error(pick(e.largest for e in found), pick(e.rms for e in found)) for pick in (min, max)
+            )
+        self.bfloat16 = self.error(eager_bfloat16(problem)()) if bfloat16 else None
+
+    def error(self, y: Tensor) -> Error:
+        """The difference from the right result. Raises ValueError for another shape."""
+        if y.shape != self.truth.shape:
+            raise ValueError(f"the result is {tuple(y.shape)}, the exact one {tuple(self.truth.shape)}")
+        difference = (y.double() - self.truth).div_(self.scale)
+        return Error(float(difference.abs().max()), float(difference.square().mean().sqrt()))
+
+    def parity(self, contender: Contender, error: Error) -> bool:
+        """Whether the error is within what the contender may err."""
+        allowed = self.strict if contender.name == OURS else self.lenient
+        if contender.precision == "bf16":
+            assert self.bfloat16 is not None
+            allowed = self.bfloat16
+        return has_parity(error, allowed, self.peak, self.factor)
+
+
+@dataclass
+class _Entry:
+    """A contender that has made its first call."""
+
+    call: Call
+    result: Result
+    variant: int
+
+
 def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> CaseResult:
     """One case. A peer that fails is noted and left out; a failure of ours is raised."""
+    contenders = [c for c in contenders if case.whole or not c.whole]
     with torch.no_grad():
         problem = case.build()
-        truth = exact(problem)
-        scale = float(truth.square().mean().sqrt()) or 1.0
-        by_eager = [_error(build(problem)(), truth, scale) for build in (eager, eager_channels_last)]
-        # Ours must be near the more exact of eager's two layouts; the peers are eager, or compute as it does.
-        strict, lenient = (
-            Error(pick(e.largest for e in by_eager), pick(e.rms for e in by_eager)) for pick in (min, max)
-        )
-        calls: dict[str, Call] = {}
-        results: dict[str, Result] = {}
-        kernels: tuple[str, ...] = ()
-        for contender in contenders:
-            if note := contender.missing():
-                results[contender.name] = Result(note=note)
-                continue
-            try:
-                start = time.perf_counter()
-                with record_kernels() as recorded:
-                    call = contender.build(problem)
-                    y = call()
-                first = time.perf_counter() - start
-            except Exception as failure:
-                if contender.name == OURS:
-                    raise
-                text = " ".join(str(failure).split())
-                results[contender.name] = Result(note=f"{type(failure).__name__}: {text[:200]}")
-                continue
-            if contender.name == OURS:
-                kernels = tuple(recorded)
-            error = _error(y, truth, scale)
-            reference = strict if contender.name == OURS else lenient
-            parity = has_parity(error, reference, float(truth.abs().max()) / scale, FACTOR)
-            results[contender.name] = Result(None, error, parity, first, call.note)
-            calls[contender.name] = call
-        timings = interleave(calls, settings)
-    for name, timing in timings.items():
-        results[name] = replace(results[name], timing=timing)
-    targets = tuple((target.ratio, target.against) for target in case.targets)
-    return CaseResult(case.label(), case.group, gflop(problem), kernels, strict, results, targets)
+        try:
+            judge = Judge(case, problem, any(c.precision == "bf16" and not c.missing() for c in contenders))
+            results: dict[str, Result] = {}
+            entries: dict[str, _Entry] = {}
+            for contender in contenders:
+                found = _enter(contender, problem, judge)
+                if isinstance(found, _Entry):
+                    entries[contender.name], found = found, found.result
+                results[contender.name] = replace(found, precision=contender.precision)
+            if case.fewest is not None:
+                settings = replace(settings, fewest=case.fewest)
+            for name, timing in interleave({n: e.call for n, e in entries.items()}, settings).items():
+                results[name] = replace(results[name], timing=timing)
+            if settings.memory and case.whole:
+                for name, entry in entries.items():
+                    results[name] = _with_memory(results[name], case, name, entry, problem, settings)
+        finally:
+            exchange.discard(problem)
+    return CaseResult(
+        case.label(),
+        case.group,
+        gflop(problem),
+        judge.strict,
+        results,
+        case.targets,
+        judge.bfloat16,
+        case.checked,
+    )
+
+
+def _enter(contender: Contender, problem: Problem, judge: Judge) -> _Entry | Result:
+    """The first variant with parity, its first call made; else the first of all, or why there is none."""
+    if note := contender.missing():
+        return Result(note=note)
+    entries: list[_Entry] = []
+    try:
+        contender.prepare(problem)
+        start = time.perf_counter()
+        built = contender.build(problem)
+        variants: Iterable[Call] = [built] if isinstance(built, Call) else built
+        for i, call in enumerate(variants):
+            called = time.perf_counter()
+            with record_kernels() as kernels:
+                y = call()
+            first = time.perf_counter() - called
+            error = judge.error(y)
+            names = tuple(kernels) if contender.name == OURS else ()
+            right = judge.parity(contender, error)
+            result = Result(None, error, right, called - start, first, call.note, kernels=names)
+            entries.append(_Entry(call, result, i))
+            if right:
+                return entries[-1]
+            start = time.perf_counter()
+    except Exception as failure:
+        if contender.name == OURS:
+            raise
+        text = " ".join(str(failure).split())
+        return Result(note=f"{type(failure).__name__}: {text[:200]}")
+    return entries[0]
+
+
+def _with_memory(
+    result: Result, case: Case, name: str, entry: _Entry, problem: Problem, settings: Settings
+) -> Result:
+    task = alone.Task(case, name, entry.variant, torch.get_num_threads(), settings.backend, problem.files)
+    try:
+        found = alone.run(task)
+    except Exception as failure:
+        if name == OURS:
+            raise
+        return replace(result, note=f"{result.note} memory not measured: {failure}".strip())
+    return replace(result, peak_mib=found.peak_mib, kernels=result.kernels or found.kernels)
+
+
+def _base(problem: Problem) -> Tensor:
+    """What the network adds to, in float64; zero where there is none."""
+    if problem.base is None:
+        return torch.zeros((), dtype=torch.float64)
+    return problem.base(*(x.double() for x in problem.inputs))
 
 
 def exact(problem: Problem) -> Tensor:
@@ -125,10 +234,3 @@ def gflop(problem: Problem) -> float:
     with FlopCounterMode(display=False) as counter:
         copy.deepcopy(problem.plain).to("meta")(*inputs)
     return counter.get_total_flops() / 1e9
-
-
-def _error(y: Tensor, truth: Tensor, scale: float) -> Error:
-    if y.shape != truth.shape:
-        raise ValueError(f"the result is {tuple(y.shape)}, the exact one {tuple(truth.shape)}")
-    difference = (y.double() - truth).div_(scale)
-    return Error(float(difference.abs().max()), float(difference.square().mean().sqrt()))

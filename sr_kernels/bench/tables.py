@@ -5,22 +5,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sr_kernels.bench.peers import CONTENDERS
+from sr_kernels.bench.peers import BF16, CONTENDERS
 from sr_kernels.bench.results import OURS, CaseResult, Result, Run
 
 TITLES = {c.name: c.title for c in CONTENDERS}
-GROUPS = {"layer": "Layers", "memory": "Memory-bound ops", "network": "Whole networks"}
+GROUPS = {
+    "layer": "Layers",
+    "memory": "Memory-bound ops",
+    "network": "Whole networks",
+    "avx2": "Whole networks, everybody limited to AVX2",
+}
 
 
-def peers_of(run: Run) -> list[str]:
-    """The peers that any case has, in order."""
-    return list(dict.fromkeys(peer for case in run.cases for peer in case.peers))
+def peers_of(cases: Iterable[CaseResult]) -> list[str]:
+    """The peers that any case has a time or a reason of, in order."""
+    found = {peer for case in cases for peer in case.peers}
+    return [name for name in TITLES if name in found] + sorted(found - set(TITLES))
+
+
+def timed_peers(cases: Iterable[CaseResult]) -> list[str]:
+    """The peers that any case has a time of, in order."""
+    cases = list(cases)
+    return [peer for peer in peers_of(cases) if any(case.time(peer) for case in cases)]
 
 
 def milliseconds(result: Result | None) -> str:
@@ -66,38 +78,59 @@ def console() -> Console:
 
 def show(run: Run, to: Console) -> None:
     """The tables of all groups, then targets, slower cases and notes."""
-    peers = peers_of(run)
     for group, title in GROUPS.items():
-        cases = [case for case in run.cases if case.group == group]
-        if not cases:
-            continue
-        table = Table(title=f"{title}: milliseconds, medians (in brackets: times as fast as it ours is)")
-        table.add_column("case", min_width=20)
-        for name in (
-            "GFLOP",
-            "ours",
-            "quartiles",
-            "GFLOP/s",
-            *(TITLES.get(peer, peer) for peer in peers),
-            "error ours/eager",
-        ):
-            table.add_column(name, justify="right")
-        table.add_column("kernels", overflow="fold")
-        for case in cases:
-            gflop, time, rate = rates(case)
-            cells = [
-                case.name,
-                gflop,
-                time,
-                _quartiles(case),
-                rate,
-                *(against(case, peer) for peer in peers),
-                errors(case),
-            ]
-            table.add_row(*map(Text, cells), Text(summary(case.kernels)))
-        to.print(table)
+        if cases := [case for case in run.cases if case.group == group]:
+            to.print(
+                _times(f"{title}: milliseconds, medians (in brackets: times as fast as it ours is)", cases)
+            )
+            if any(r.peak_mib is not None for case in cases for r in case.results.values()):
+                to.print(_costs(title, cases))
     for line in [*targets(run), *slower(run), *notes(run)]:
         to.print(Text(line))
+
+
+def _times(title: str, cases: Sequence[CaseResult]) -> Table:
+    peers = timed_peers(cases)
+    table = Table(title=f"{title}: milliseconds, medians (in brackets: times as fast as it ours is)")
+    table.add_column("case", min_width=12)
+    for name in (
+        "GFLOP",
+        "ours",
+        "quartiles",
+        "GFLOP/s",
+        *(TITLES.get(peer, peer) for peer in peers),
+        "error ours/eager",
+    ):
+        table.add_column(name, justify="right")
+    whole = any(name in BF16 for name in peers)  # a dozen columns are enough
+    if not whole:
+        table.add_column("kernels", overflow="fold")
+    for case in cases:
+        gflop, time, rate = rates(case)
+        cells = [case.name, gflop, time, _quartiles(case), rate]
+        cells += [*(against(case, peer) for peer in peers), errors(case)]
+        cells += [] if whole else [summary(case.kernels)]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _costs(title: str, cases: Sequence[CaseResult]) -> Table:
+    names = [OURS, *timed_peers(cases)]
+    table = Table(title=f"{title}: seconds to build + of the first call; MiB of memory that a call takes")
+    table.add_column("case", min_width=12)
+    for name in names:
+        table.add_column(TITLES.get(name, name), justify="right")
+    for case in cases:
+        table.add_row(*map(Text, [case.name, *(costs(case.results.get(name)) for name in names)]))
+    return table
+
+
+def costs(result: Result | None) -> str:
+    """Seconds of building and of the first call, and the memory of a call."""
+    if result is None or result.timing is None:
+        return "-"
+    memory = "" if result.peak_mib is None else f"; {result.peak_mib:.0f}"
+    return f"{result.build_seconds:.1f} + {result.first_seconds:.1f}{memory}"
 
 
 def _quartiles(case: CaseResult) -> str:
@@ -116,27 +149,34 @@ def targets(run: Run) -> list[str]:
     """One line for each target."""
     lines = []
     for case in run.cases:
-        for wanted, peers in case.targets:
-            found = case.fastest(peers)
-            measured = [peer for peer in peers if case.ratio(peer) is not None] or peers
-            names = " and ".join(TITLES.get(peer, peer) for peer in measured)
+        for target in case.targets:
+            found = case.fastest(target.against)
+            wanted = f"at least {target.floor:.1f}x asked"
+            wanted += f", {target.aim:.1f}x aimed at" if target.aim is not None else ""
             if found is None:
-                lines.append(f"target open: {case.name}: no ratio to {names}")
+                lines.append(f"target open: {case.name}: no ratio to {_named(case, target.against)}")
                 continue
             peer, ratio = found
-            word = "met" if ratio >= wanted else "MISSED"
+            word = "MISSED" if ratio < target.floor else "met"
+            if target.aim is not None and ratio >= target.floor:
+                word = f"met, aim {'met' if ratio >= target.aim else 'missed'}"
             lines.append(
-                f"target {word}: {case.name}: {ratio:.2f}x the fastest of {names} "
-                f"({TITLES.get(peer, peer)}), at least {wanted:.1f}x asked"
+                f"target {word}: {case.name}: {ratio:.2f}x the fastest of {_named(case, target.against)} "
+                f"({TITLES.get(peer, peer)}), {wanted}"
             )
     return lines
 
 
+def _named(case: CaseResult, against: Sequence[str]) -> str:
+    measured = [peer for peer in against if case.ratio(peer) is not None] or against
+    return " and ".join(TITLES.get(peer, peer) for peer in measured)
+
+
 def slower(run: Run) -> list[str]:
-    """The cases in which a peer is faster, the clear ones first; those within the noise are said to be so."""
+    """The cases in which a float32 peer is faster, the clear ones first, then those within the noise."""
     found = []
     for case in run.cases:
-        for peer in case.peers:
+        for peer in case.of("fp32"):
             ratio = case.ratio(peer)
             if ratio is not None and ratio < 1.0:
                 noise = "" if case.clearly_slower(peer) else " (quartiles overlap)"
@@ -156,6 +196,10 @@ def notes(run: Run) -> list[str]:
         f"{note} ({', '.join(names) if len(names) <= 3 else f'{len(names)} cases'})"
         for note, names in cases.items()
     ]
+    for case in run.cases:
+        if case.checked:
+            size = "x".join(map(str, case.checked))
+            found.append(f"{case.name}: compared with eager's result, whose own error was taken at {size}")
     return found + [
         f"WRONG: {case.name}: {TITLES.get(name, name)}: error {result.error}"
         for case in run.cases

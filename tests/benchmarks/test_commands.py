@@ -121,6 +121,22 @@ def test_partial_runs_write_nothing_by_themselves(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_everybody_is_limited_to_avx2(tmp_path):
+    target = tmp_path / "run.json"
+    chosen = ["--quick", "--seconds", "0", "--json", str(target), "--cases", "SRVGG 64f/16 x4 (AVX2)"]
+    done = python("-m", "benchmarks", *chosen, "--threads", "1", "--peers", "eager")
+    assert done.returncode == 0, done.stderr
+    (case,) = Run.read(target).cases
+    assert case.group == "avx2"
+    assert case.ratio("eager") is not None
+    if not sr_kernels.available_backends()["cpu"]:
+        assert all(name.endswith(("/avx2", "/scalar")) for name in case.kernels)
+    done = python("-m", "benchmarks", *chosen[:-1], "pixel shuffle", "--isa", "avx2")
+    assert done.returncode == 0, done.stderr
+    assert Run.read(target).environment["extension"] in ("avx2", "scalar") or case.kernels[0][:3] != "cpu"
+
+
 def test_wrong_arguments_are_named(capsys):
     assert command.main(["--cases", "nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().err

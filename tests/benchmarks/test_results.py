@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,19 +12,23 @@ import pytest
 
 from benchmarks import report
 from sr_kernels.bench import tables
+from sr_kernels.bench.problem import Target
 from sr_kernels.bench.results import CaseResult, Error, Result, Run, Timing, has_parity
 
+TARGETS = (Target(1.5, ("eager", "eager_cl")),)
 FINE, BAD = Error(1e-6, 1e-7), Error(1.0, 1.0)
 
 
-def result(median: float, error: Error = FINE, *, spread: float = 0.1, parity: bool = True) -> Result:
-    return Result(Timing(median, median - spread, median + spread, 5, 3), error, parity, 0.5)
+def result(
+    median: float, error: Error = FINE, *, spread: float = 0.1, parity: bool = True, precision: str = "fp32"
+) -> Result:
+    timing = Timing(median, median - spread, median + spread, 5, 3)
+    return Result(timing, error, parity, 0.5, 0.25, precision=precision)
 
 
 def case(**results: Result) -> CaseResult:
-    return CaseResult(
-        "conv 8x8", "layer", 2.0, ("cpu/a", "cpu/a", "cpu/b"), FINE, results, ((1.5, ("eager", "eager_cl")),)
-    )
+    results["ours"] = dataclasses.replace(results["ours"], kernels=("cpu/a", "cpu/a", "cpu/b"))
+    return CaseResult("conv 8x8", "layer", 2.0, FINE, results, TARGETS)
 
 
 def run(*cases: CaseResult) -> Run:
@@ -101,6 +106,27 @@ def test_a_target_is_met_missed_or_open():
     assert words == ["target met", "target MISSED", "target open"]
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "word"), [(9.0, "met, aim met"), (6.0, "met, aim missed"), (3.0, "MISSED")]
+)
+def test_an_aim_lies_above_the_floor(milliseconds: float, word: str):
+    targets = (Target(1.5, ("a",), 3.0),)
+    found = dataclasses.replace(case(ours=result(3.0), a=result(milliseconds)), targets=targets)
+    (line,) = tables.targets(run(found))
+    assert line.startswith(f"target {word}:")
+    assert "at least 1.5x asked, 3.0x aimed at" in line
+
+
+def test_the_precisions_are_compared_apart():
+    found = case(ours=result(2.0), eager=result(5.0), half=result(1.0, precision="bf16"))
+    assert (found.of("fp32"), found.of("bf16")) == (["eager"], ["half"])
+    assert found.fastest(found.of("fp32")) == ("eager", 2.5)
+    assert found.fastest(found.of("bf16")) == ("half", 0.5)
+    assert tables.slower(run(found)) == ["no case is slower than any peer"]
+    entry = json.loads(run(found).to_json())["cases"][0]
+    assert (entry["fastest_fp32"], entry["fastest_bf16"]) == (["eager", 2.5], ["half", 0.5])
+
+
 def test_slower_cases_are_listed_and_noise_is_named():
     clear = case(ours=result(5.0), eager=result(4.0))
     noisy = case(ours=result(5.0, spread=2.0), eager=result(4.9))
@@ -130,9 +156,13 @@ def test_json_schema():
     assert set(document) == {"schema", "environment", "settings", "cases"}
     entry = document["cases"][0]
     assert set(entry) == {
-        "name", "group", "gflop", "kernels", "eager_error", "results", "targets", "ratios",
+        "name", "group", "gflop", "eager_error", "results", "targets", "bf16_error", "checked", "ratios",
+        "fastest_fp32", "fastest_bf16",
     }  # fmt: skip
-    assert set(entry["results"]["ours"]) == {"timing", "error", "parity", "first_seconds", "note"}
+    assert set(entry["results"]["ours"]) == {
+        "timing", "error", "parity", "build_seconds", "first_seconds", "note", "precision", "peak_mib",
+        "kernels",
+    }  # fmt: skip
     assert set(entry["results"]["ours"]["timing"]) == {"median", "q1", "q3", "rounds", "calls"}
     assert entry["results"]["compiled"]["timing"] is None
 

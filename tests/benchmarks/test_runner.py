@@ -15,6 +15,7 @@ import sr_kernels
 from benchmarks.cases import CASES, select
 from benchmarks.problems import ConvCase, NetworkCase
 from sr_kernels.bench import machine, peers, plain
+from sr_kernels.bench.contender import Call, Contender
 from sr_kernels.bench.problem import Problem
 from sr_kernels.bench.results import OURS
 from sr_kernels.bench.runner import Settings, exact, gflop, interleave, measure
@@ -24,14 +25,17 @@ SMALL = ConvCase("small", 8, 9, ci=5, co=12, activation="prelu", pixel_shuffle=2
 
 
 def small(case):
-    """The case on a small picture."""
-    return dataclasses.replace(case, height=16, width=24)
+    """The case on a small picture; of networks whose blocks are many, a few."""
+    changes = {"checked": case.checked and (12, 20), "fewest": None}
+    if getattr(case, "architecture", None) in ("edsr", "rrdbnet"):
+        changes["sizes"] = (("num_block", 2),)
+    return dataclasses.replace(case, height=16, width=24, **changes)
 
 
 def test_names_are_unique_and_groups_known():
     labels = [case.label() for case in CASES]
     assert len(set(labels)) == len(labels)
-    assert {case.group for case in CASES} == {"layer", "memory", "network"}
+    assert {case.group for case in CASES} == {"layer", "memory", "network", "avx2"}
 
 
 def test_cases_are_selected_by_name_and_group():
@@ -46,7 +50,8 @@ def test_targets_name_contenders():
     known = {c.name for c in peers.CONTENDERS} - {OURS}
     targets = [target for case in CASES for target in case.targets]
     assert targets
-    assert all(set(target.against) <= known and target.ratio >= 1.0 for target in targets)
+    assert all(set(target.against) <= known and target.floor >= 1.0 for target in targets)
+    assert all(target.aim is None or target.aim > target.floor for target in targets)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label())
@@ -103,11 +108,11 @@ def test_a_result_of_another_shape_is_an_error():
 
 
 def test_a_failing_peer_is_noted():
-    def build(problem: Problem) -> peers.Call:
+    def build(problem: Problem) -> Call:
         raise RuntimeError("no such runtime")
 
-    contenders = [*peers.contenders(["eager"]), peers.Contender("broken", "broken", build)]
-    absent = peers.Contender("absent", "absent", build, lambda: "not installed")
+    contenders = [*peers.contenders(["eager"]), Contender("broken", "broken", build)]
+    absent = Contender("absent", "absent", build, lambda: "not installed")
     found = measure(SMALL, [*contenders, absent], BRIEF)
     assert found.results["broken"].note == "RuntimeError: no such runtime"
     assert found.results["absent"].note == "not installed"
@@ -158,12 +163,12 @@ def test_a_wrong_frozen_result_is_not_timed(monkeypatch):
 
 
 def test_rounds_take_turns():
-    """Every callable once a round, the first one rotating; a sample is the mean of its calls."""
+    """Every callable once to plan with, then once a round, the first one rotating."""
     ticks = itertools.count()
     order = []
     calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
     timings = interleave(calls, Settings(0.0, fewest=3, most=9, sample=1.0), lambda: float(next(ticks)))
-    assert order == list("aabbcc") + list("abc") + list("bca") + list("cab")
+    assert order == list("abc") + list("abc") + list("bca") + list("cab")
     assert all(t.median == 1000.0 and t.rounds == 3 and t.calls == 1 for t in timings.values())
 
 
@@ -193,11 +198,35 @@ def test_the_exact_result_is_of_float64():
     assert 0 < (problem.plain(*problem.inputs) - truth).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", plain.NETWORKS)
-def test_plain_networks_have_the_state_dicts_of_ours(name):
-    ours = sr_kernels.create(name).state_dict()
-    theirs = plain.NETWORKS[name](scale=sr_kernels.create(name).scale).state_dict()
-    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("srvgg", {"num_feat": 6, "num_conv": 1}),
+        ("srvgg", {"num_feat": 6, "num_conv": 1, "activation": "leaky_relu", "scale": 2}),
+        ("srvgg", {"num_feat": 6, "num_conv": 1, "activation": "relu", "channels": 1}),
+        ("espcn", {"features": (6, 4), "scale": 2}),
+        ("fsrcnn", {"d": 6, "s": 4, "m": 2, "scale": 2}),
+        ("edsr", {"num_feat": 6, "num_block": 2}),
+        ("edsr", {"num_feat": 6, "num_block": 2, "scale": 3, "res_scale": 0.1, "image_range": 1.0}),
+        ("rrdbnet", {"num_feat": 6, "num_block": 1, "num_grow_ch": 4}),
+        ("rrdbnet", {"num_feat": 6, "num_block": 1, "num_grow_ch": 4, "scale": 2}),
+    ],
+)
+def test_plain_networks_are_those_of_the_models(name, sizes):
+    model = sr_kernels.create(name, **sizes)
+    plain.kaiming_(model)
+    network = plain.of(model)
+    assert not any(type(part).__module__.startswith("sr_kernels.nn") for part in network.modules())
+    x = torch.rand(1, model.in_channels, 12, 8)
+    with torch.no_grad():
+        ours, theirs = model(x), network(x)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_a_foreign_model_has_no_plain_form():
+    with pytest.raises(TypeError, match="Linear"):
+        plain.of(nn.Linear(1, 1))
 
 
 def test_embedded_weights_are_copied():
@@ -215,5 +244,6 @@ def test_kaiming_weights_show_every_layer():
 
 def test_the_machine_is_described():
     found = machine.environment()
-    assert {"processor", "cores", "python", "torch", "sr_kernels", "extension"} <= set(found)
+    assert {"processor", "features", "cores", "memory", "kernel", "libc", "governor", "load"} <= set(found)
+    assert {"python", "torch", "sr_kernels", "extension", "onnxruntime", "openvino", "ncnn"} <= set(found)
     assert all(isinstance(value, str) and value for value in found.values())
