@@ -13,6 +13,7 @@ from torch import nn
 
 from sr_kernels import models, ops
 from sr_kernels.backends import available_backends, record_kernels
+from sr_kernels.config import set_precision
 from sr_kernels.pipeline import schedule, upscale
 from sr_kernels.pipeline.canvas import ArrayCanvas, TensorCanvas
 from sr_kernels.pipeline.network import Network
@@ -64,21 +65,32 @@ def test_tiles_equal_the_whole(size, tile, batch):
 def test_the_projects_models_tile_exactly(name, sizes):
     model = kaiming(models.create(name, **sizes))
     image = noise(131, 173, 3)
-    with record_kernels() as kernels:
+    with record_kernels() as kernels, set_precision("highest"):
         whole = upscale(image, model, tile=WHOLE)
     assert all(k.startswith("cpu/") for k in kernels), kernels
-    for tile, batch in ((33, 1), (48, 2), (70, 5)):
-        assert (upscale(image, model, tile=tile, batch=batch) == whole).all(), (tile, batch)
     assert whole.std() > 10
+    for tile, batch in ((33, 1), (48, 2), (70, 5)):
+        with set_precision("highest"):
+            assert (upscale(image, model, tile=tile, batch=batch) == whole).all(), (tile, batch)
+        assert_the_same_but_for_rounding(upscale(image, model, tile=tile, batch=batch), whole)
+
+
+def assert_the_same_but_for_rounding(found, expected):
+    """Winograd kernels round as the tile lies: an 8-bit value at the edge of two may become its neighbour."""
+    difference = np.abs(found.astype(int) - expected.astype(int))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= 1e-3 * difference.size
 
 
 @needs_native
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_embedded_model_tiles_exactly(scale):
     image = noise(131, 173, 3)
-    whole = upscale(image, scale=scale, tile=WHOLE)
-    assert whole.shape == (131 * scale, 173 * scale, 3)
-    assert (upscale(image, scale=scale, tile=50, batch=2) == whole).all()
+    with set_precision("highest"):
+        whole = upscale(image, scale=scale, tile=WHOLE)
+        assert whole.shape == (131 * scale, 173 * scale, 3)
+        assert (upscale(image, scale=scale, tile=50, batch=2) == whole).all()
+    assert_the_same_but_for_rounding(upscale(image, scale=scale, tile=50, batch=2), whole)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 5), (31, 64)])
