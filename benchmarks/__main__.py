@@ -126,6 +126,7 @@ def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
     for_networks = replace(
         settings,
         seconds=settings.seconds if args.quick else args.network_seconds,
+        pause=0.005,
         memory=not (args.quick or args.no_memory),
     )
     load = machine.load()

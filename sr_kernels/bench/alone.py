@@ -23,6 +23,7 @@ from sr_kernels.bench import peers
 from sr_kernels.bench.contender import Call
 from sr_kernels.bench.problem import Case
 from sr_kernels.bench.results import OURS
+from sr_kernels.config import set_precision
 
 _LIMIT = 300  # seconds
 _VERBOSE = ("eager", "eager_cl", "eager_bf16")  # whose convolutions are oneDNN's own
@@ -46,6 +47,7 @@ class Task:
     threads: int
     backend: str
     files: Mapping[str, Path]
+    precision: str = "high"
 
 
 def run(task: Task) -> Alone:
@@ -79,6 +81,7 @@ def onednn_kernels(printed: str) -> tuple[str, ...]:
 def peak(task: Task) -> float:
     """MiB by which the process grows while it calls twice, beside what building left."""
     torch.set_num_threads(task.threads)
+    set_precision(task.precision)
     with torch.no_grad():
         problem = task.case.build()
         problem.files.update(task.files)

@@ -22,6 +22,7 @@ from sr_kernels.bench.contender import Call, Contender
 from sr_kernels.bench.exchange import ncnn_file, onnx_file
 from sr_kernels.bench.problem import Problem
 from sr_kernels.bench.results import OURS
+from sr_kernels.config import get_precision
 
 
 def channels_last(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -166,4 +167,6 @@ def contenders(names: Sequence[str] = (), backend: str = "auto") -> list[Contend
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"peer {', '.join(unknown)} is not known; known are {', '.join(list(known)[1:])}")
     chosen = [c for c in CONTENDERS[1:] if not names or c.name in names]
-    return [Contender(OURS, "ours", lambda problem: ours(problem, backend)), *chosen]
+    # under "medium" ours may compute in bf16 and is held to what bf16 gives
+    precision = "bf16" if get_precision() == "medium" else "fp32"
+    return [Contender(OURS, "ours", lambda problem: ours(problem, backend), precision=precision), *chosen]

@@ -125,6 +125,54 @@ def _costs(title: str, cases: Sequence[CaseResult]) -> Table:
     return table
 
 
+def contenders(case: CaseResult) -> Table:
+    """One case, a row for each contender that has a time, the fastest first."""
+    table = Table(title=f"{case.name}, {case.gflop:.1f} GFLOP")
+    table.add_column("")
+    headings = (
+        "ms",
+        "quartiles",
+        "ours is",
+        "largest error",
+        "RMS error",
+        "build, s",
+        "first call, s",
+        "MiB",
+    )
+    for name in headings:
+        table.add_column(name, justify="right")
+    timed = [name for name in case.results if case.time(name) is not None]
+    for name in sorted(timed, key=lambda name: case.time(name) or 0.0):
+        result = case.results[name]
+        assert result.timing is not None
+        assert result.error is not None
+        ratio = case.ratio(name)
+        faster = "" if name == OURS else "no ratio" if ratio is None else f"{ratio:.2f}x as fast"
+        cells = [
+            TITLES.get(name, name),
+            _digits(result.timing.median),
+            f"{_digits(result.timing.q1)} - {_digits(result.timing.q3)}",
+            faster,
+            f"{result.error.largest:.1e}{'' if result.parity else ' WRONG'}",
+            f"{result.error.rms:.1e}",
+            f"{result.build_seconds:.2f}",
+            f"{result.first_seconds:.2f}",
+            "-" if result.peak_mib is None else f"{result.peak_mib:.0f}",
+        ]
+        table.add_row(*map(Text, cells), style="bold" if name == OURS else None)
+    return table
+
+
+def fastest(case: CaseResult) -> list[str]:
+    """A line for the fastest peer of each precision."""
+    lines = []
+    for precision, title in (("fp32", "float32"), ("bf16", "bf16")):
+        if found := case.fastest(case.of(precision)):
+            name, ratio = found
+            lines.append(f"{ratio:.2f}x as fast as the fastest {title} peer, {TITLES.get(name, name)}")
+    return lines
+
+
 def costs(result: Result | None) -> str:
     """Seconds of building and of the first call, and the memory of a call."""
     if result is None or result.timing is None:

@@ -20,10 +20,10 @@ class Update(Protocol):
 
 class Progress:
     """Counts units of one piece of work, a picture's tiles or a training's steps, and, where there are
-    several pictures, pictures."""
+    several pictures, pictures. still: drawn when a unit is done and at no other time, for what is timed."""
 
-    def __init__(self, pictures: int = 1, unit: str = "tiles") -> None:
-        self.pictures, self.unit = pictures, unit
+    def __init__(self, pictures: int = 1, unit: str = "tiles", still: bool = False) -> None:
+        self.pictures, self.unit, self.still = pictures, unit, still
         self.bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -39,6 +39,7 @@ class Progress:
                 progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
+                auto_refresh=not self.still,
                 redirect_stdout=sys.stdout.isatty(),  # else results meant for a file would end on stderr
             )
             self.whole = self.bar.add_task(
@@ -58,10 +59,10 @@ class Progress:
         """The callback for one piece of work: called with the units done, their total, and a short note."""
         if not self.bar:
             return _Lines(name, self.unit)
-        bar, units = self.bar, self.units
+        bar, units, still = self.bar, self.units, self.still
 
         def update(done: int, total: int, note: str = "") -> None:
-            bar.update(units, description=name, completed=done, total=total, note=note)
+            bar.update(units, description=name, completed=done, total=total, note=note, refresh=still)
 
         return update
 
