@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import baseline, report
 from benchmarks.cases import select
 from sr_kernels.bench import machine, peers, tables
 from sr_kernels.bench.problem import Case
@@ -66,6 +66,18 @@ def parser() -> argparse.ArgumentParser:
         help="where results go (default for a whole run: benchmarks/results/cpu-layers.json)",
     )
     add("--list", action="store_true", help="print the cases, measure nothing")
+    add(
+        "--check",
+        action="store_true",
+        help="measure quickly and compare the ratios with benchmarks/baseline.json; 1 where one regressed",
+    )
+    add(
+        "--rebase",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write this machine's ratios to baseline.json, measured now or taken from a run's JSON file",
+    )
     add("--show", type=Path, metavar="FILE", help="print the tables of a JSON file, measure nothing")
     add(
         "--readme",
@@ -99,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return subprocess.run(
                 command, cwd=ROOT, env={**os.environ, **machine.limits(args.isa)}
             ).returncode
+        if args.check or args.rebase is not None:
+            return baseline_of(args, baseline.cases(cases))
         run = measure_all(args, [case for case in cases if machine.limited() or case.group != "avx2"])
         if not machine.limited():
             run.cases.extend(measure_limited(args, [case for case in cases if case.group == "avx2"]))
@@ -162,6 +176,32 @@ def measure_all(args: argparse.Namespace, cases: Sequence[Case]) -> Run:
             flush=True,
         )
     return run
+
+
+def baseline_of(args: argparse.Namespace, cases: Sequence[Case]) -> int:
+    """Checks against the baseline, or writes it; 1 where a ratio regressed."""
+    args.peers, args.no_memory = args.peers or list(baseline.PEERS), True
+    seconds, network_seconds = (0.5, 2.0) if args.check else (args.seconds, args.network_seconds)
+
+    def measured(chosen: Sequence[Case], factor: float) -> Run:
+        args.seconds, args.network_seconds = seconds * factor, network_seconds * factor
+        return measure_all(args, chosen)
+
+    if args.rebase is not None:
+        run = Run.read(Path(args.rebase)) if args.rebase else measured(cases, 1.0)
+        labels = {case.label() for case in cases}
+        baseline.rebase(replace(run, cases=[case for case in run.cases if case.name in labels]))
+        print(baseline.BASELINE)
+        return 0
+    found = baseline.check(cases, measured)
+    to = tables.console()
+    to.print(baseline.table(found))
+    regressed = [c for c in found if c.verdict == "regressed"]
+    for c in regressed:
+        now = f"{c.now.ratio:.2f}x" if c.now else "no ratio: ours is wrong"
+        print(f"regressed: {c.case} against {c.peer}: {c.before.ratio:.2f}x, now {now}")
+    print(f"{len(found)} ratios, {len(regressed)} regressed")
+    return 1 if regressed else 0
 
 
 def limited(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
