@@ -15,6 +15,19 @@ inline float* at(const View& v, int64_t n, int64_t y, int64_t x) {
     return v.data + n * v.sn + y * v.sy + x * v.sx;
 }
 
+// Whether vectors of packed channels lie side by side in y and get no base: they are stored as they are finished.
+inline bool stored_at_once(const ConvParams& p) {
+    return p.base_mode == kBaseNone && (p.shuffle == 1 || p.co / (int64_t{p.shuffle} * p.shuffle) % L == 0);
+}
+
+// Where packed channel q of conv pixel (oy, ox) is stored.
+inline float* destination(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t q) {
+    const int64_t s = p.shuffle, py = (oy * p.step + p.phase_y) * s, px = (ox * p.step + p.phase_x) * s;
+    if (s == 1) return at(p.y, n, py, px) + q;
+    const int64_t colours = p.co / (s * s), sub = q / colours;
+    return at(p.y, n, py + sub / s, px + sub % s) + q % colours;
+}
+
 // One residual vector in packed order; with a shuffle the op's channels lie s*s apart.
 template <bool Whole>
 inline V residual(const float* pixel, const ConvParams& p, int64_t q, int64_t lanes) {
@@ -135,27 +148,29 @@ inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int
 
 template <int Act, bool Plain>
 void finish_tile(const ConvParams& p, const Tile& tile) {
-    const int64_t py = tile.oy * p.step + p.phase_y;
-    const bool direct = p.shuffle == 1 && p.base_mode == kBaseNone;
+    const int64_t py = tile.oy * p.step + p.phase_y, px = tile.ox * p.step + p.phase_x;
+    const bool at_once = stored_at_once(p), scattered = at_once && p.shuffle > 1;
     const int64_t whole = tile.channels / L * L;
-    const int64_t step_y = p.step * p.y.sx, step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
-    const int64_t px = tile.ox * p.step + p.phase_x;
-    float* out = direct ? at(p.y, tile.n, py, px) + tile.q0 : nullptr;
+    const int64_t step_y = p.step * p.shuffle * p.y.sx;
+    const int64_t step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
+    float* out = at_once ? destination(p, tile.n, tile.oy, tile.ox, tile.q0) : nullptr;
     const float* r1 = p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
     const float* r2 = p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
     for (int64_t i = 0; i < tile.count; ++i) {
         float* sums = tile.t + i * tile.pitch;
         const float* r1i = r1 ? r1 + i * step_1 : nullptr;
         const float* r2i = r2 ? r2 + i * step_2 : nullptr;
-        float* to = direct ? out + i * step_y : sums;
+        float* to = at_once ? out + i * step_y : sums;
         int64_t c = 0;
-        for (; c < whole; c += L)
-            finish_vector<Act, Plain, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, to + c);
+        for (; c < whole; c += L) {
+            float* vector = scattered ? destination(p, tile.n, tile.oy, tile.ox + i, tile.q0 + c) : to + c;
+            finish_vector<Act, Plain, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, vector);
+        }
         if (c < tile.channels)
             finish_vector<Act, Plain, false>(p, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, to + c);
     }
     // Behind the loop, so that the sums lie in L1 by then and no load waits for a store.
-    if (!direct) scatter(p, tile);
+    if (!at_once) scatter(p, tile);
 }
 
 // Runs f.run<Act, Plain>() of the epilogue that p asks for.

@@ -166,7 +166,7 @@ struct InverseTransform {
     template <int Act, bool Plain>
     void run() const {
         const ConvParams& p = *plan.p;
-        const bool direct = p.shuffle == 1 && p.base_mode == kBaseNone;
+        const bool at_once = stored_at_once(p);
         const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
         for (int64_t i = 0; i < tiles; ++i) {
             const WinogradTile tile = plan.tile(first + i, M);
@@ -175,14 +175,15 @@ struct InverseTransform {
             const int64_t columns = p.ow - tile.ox < M ? p.ow - tile.ox : M;
             int64_t c = 0;
             for (; c + L <= channels; c += L) {
-                if (direct && plan.stream)
-                    vector<Act, Plain, true, true>(tile, sums + c, q0 + c, L, rows, columns, direct);
+                if (at_once && plan.stream)
+                    vector<Act, Plain, true, true>(tile, sums + c, q0 + c, L, rows, columns, at_once);
                 else
-                    vector<Act, Plain, true, false>(tile, sums + c, q0 + c, L, rows, columns, direct);
+                    vector<Act, Plain, true, false>(tile, sums + c, q0 + c, L, rows, columns, at_once);
             }
             if (c < channels)
-                vector<Act, Plain, false, false>(tile, sums + c, q0 + c, channels - c, rows, columns, direct);
-            if (!direct)
+                vector<Act, Plain, false, false>(tile, sums + c, q0 + c, channels - c, rows, columns,
+                                                 at_once);
+            if (!at_once)
                 for (int64_t y = 0; y < rows; ++y)
                     scatter(p, {tile.n, tile.oy + y, tile.ox, columns, q0, channels,
                                 t + y * M * plan.channels, plan.channels});
@@ -191,7 +192,7 @@ struct InverseTransform {
 
     template <int Act, bool Plain, bool Whole, bool Stream>
     SRK_INLINE void vector(const WinogradTile& tile, const float* sums, int64_t q, int64_t lanes,
-                           int64_t rows, int64_t columns, bool direct) const {
+                           int64_t rows, int64_t columns, bool at_once) const {
         using W = Winograd<M>;
         constexpr int E = W::kEdge;
         const ConvParams& p = *plan.p;
@@ -206,27 +207,29 @@ struct InverseTransform {
             for (int i = 0; i < M; ++i) half[i][j] = r[i];
         }
         const int64_t px = tile.ox * p.step + p.phase_x;
+        float* line = at_once ? destination(p, tile.n, tile.oy, tile.ox, q) : t + (q - q0);
+        const int64_t down = at_once ? p.step * p.shuffle * p.y.sy : M * plan.channels;
+        const int64_t right = at_once ? p.step * p.shuffle * p.y.sx : plan.channels;
 #pragma GCC unroll 8
-        for (int i = 0; i < M; ++i) {
+        for (int i = 0; i < M; ++i, line += down) {
             if (i >= rows) break;
             V y[M];
             W::output(half[i], y);
             const int64_t py = (tile.oy + i) * p.step + p.phase_y;
             const float* r1 = !Plain && p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
             const float* r2 = !Plain && p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
-            float* out = direct ? at(p.y, tile.n, py, px) + q : t + i * M * plan.channels + (q - q0);
-            const int64_t step = direct ? p.step * p.y.sx : plan.channels;
+            float* out = line;
 #pragma GCC unroll 8
             for (int j = 0; j < M; ++j) {
                 if (j >= columns) break;
                 const V v = finished<Act, Plain, Whole>(p, y[j], q, lanes, r1, r2);
                 if (Stream)
                     stream(out, v);
-                else if (Whole || !direct)
+                else if (Whole || !at_once)
                     store(out, v);
                 else
                     store_n(out, v, lanes);
-                out += step;
+                out += right;
                 if (!Plain && r1) r1 += p.step * p.res1.sx;
                 if (!Plain && r2) r2 += p.step * p.res2.sx;
             }
@@ -234,21 +237,42 @@ struct InverseTransform {
     }
 };
 
-// Brings part `part` of `parts` of the input rows of a block into L2.
+// Brings `count` channels of the M pixels at (y, x), as far as they lie in a picture of h x w, into the caches.
 template <int M>
-inline void prefetch_block(const WinogradPlan& plan, int64_t first, int64_t tiles, int64_t part,
+inline void prefetch_pixels(const View& view, int64_t n, int64_t y, int64_t x, int64_t h, int64_t w,
+                            int64_t step, int64_t count) {
+    if (y < 0 || y >= h || x < 0 || x + M * step > w) return;
+    const float* from = at(view, n, y, x);
+    for (int64_t j = 0; j < M; ++j, from += step * view.sx)
+        for (int64_t c = 0; c < count; c += 16) prefetch(from + c);
+}
+
+// Part `part` of `parts` of the input rows that a block adds to those of the block before it.
+template <int M>
+inline void prefetch_input(const WinogradPlan& plan, int64_t first, int64_t tiles, int64_t part,
                            int64_t parts) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    const int64_t jobs = tiles * E;
+    const int64_t jobs = tiles * E, count = p.ci < kDepth ? p.ci : kDepth;
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
         const WinogradTile tile = plan.tile(first + job % tiles, M);
-        const int64_t iy = tile.oy - p.pad_top + job / tiles, ix = tile.ox - p.pad_left + E - M;
-        if (iy < 0 || iy >= p.h || ix + M > p.w) continue;
-        const float* x = at(p.x, tile.n, iy, ix);
-        const int64_t count = p.ci < kDepth ? p.ci : kDepth;
-        for (int64_t j = 0; j < M; ++j, x += p.x.sx)
-            for (int64_t c = 0; c < count; c += 16) prefetch(x + c);
+        prefetch_pixels<M>(p.x, tile.n, tile.oy - p.pad_top + job / tiles, tile.ox - p.pad_left + E - M, p.h,
+                           p.w, 1, count);
+    }
+}
+
+// The same of what the epilogue adds to channels [q0, q0 + channels).
+template <int M>
+inline void prefetch_residual(const WinogradPlan& plan, const View& view, int64_t first, int64_t tiles,
+                              int64_t q0, int64_t part, int64_t parts) {
+    const ConvParams& p = *plan.p;
+    const int64_t jobs = tiles * M, count = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
+    View block = view;
+    block.data += q0;
+    for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
+        const WinogradTile tile = plan.tile(first + job % tiles, M);
+        prefetch_pixels<M>(block, tile.n, (tile.oy + job / tiles) * p.step + p.phase_y,
+                           tile.ox * p.step + p.phase_x, p.oh * p.step, p.ow * p.step, p.step, count);
     }
 }
 
@@ -280,7 +304,7 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
             for (int64_t k = 0; k < p.ci; k += kDepth) {
                 const int64_t count = p.ci - k < kDepth ? p.ci - k : kDepth;
                 if (b0 == 0 || p.ci > kDepth) transform_block<M>(plan, first, tiles, k, count, v, patch);
-                const bool prefetch = next_tiles && b0 == 0 && k == 0;
+                const bool last = k + kDepth >= p.ci;
                 for (int64_t b = b0; b < b1; ++b)
                     for (int64_t point = 0; point < E * E; ++point) {
                         const float* u = p.weight + ((point * blocks + b) * p.ci + k) * plan.channels;
@@ -288,7 +312,12 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
                         for (int64_t i = 0; i < tiles; i += plan.step)
                             plan.product(v + point * plan.v_point + i * kDepth, u, count, p.chain, k > 0,
                                          sums + i * plan.channels);
-                        if (prefetch && b == b0) prefetch_block<M>(plan, next, next_tiles, point, E * E);
+                        if (next_tiles && b == 0 && k == 0)
+                            prefetch_input<M>(plan, next, next_tiles, point, E * E);
+                        if (last && p.res1.data && p.shuffle == 1)
+                            prefetch_residual<M>(plan, p.res1, first, tiles, b * plan.channels, point, E * E);
+                        if (last && p.res2.data && p.shuffle == 1)
+                            prefetch_residual<M>(plan, p.res2, first, tiles, b * plan.channels, point, E * E);
                     }
             }
             for (int64_t b = b0; b < b1; ++b)
@@ -313,9 +342,16 @@ bool drive_winograd(const ConvParams& p, decltype(WinogradPlan::product) product
     const int64_t group = p.ci <= kDepth ? 1 : (blocks < wide ? blocks : wide);
     const int64_t weights = E * E * p.ci * blocks * channels * 4;
     const int64_t budget = weights <= kResident ? kBlockBeside : kBlockAlone;
-    int64_t tiles = budget / (E * E * 4 * (depth + group * channels)) / step * step;
-    if (tiles < step) tiles = step;
+    const int64_t most = budget / (E * E * 4 * (depth + group * channels));
     const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M, total = p.n * rows * columns;
+    // Of the blocks that fit, the one with which the last worker is done first. To bring the weights in costs a
+    // block about as much as so many tiles.
+    const int64_t toll = weights <= kResident ? 1 : 4;
+    int64_t tiles = step, best = 0;
+    for (int64_t size = step; size <= most || size == step; size += step) {
+        const int64_t tasks = (total + size - 1) / size, turns = (tasks + p.threads - 1) / p.threads;
+        if (!best || turns * (size + toll) <= best) best = turns * (size + toll), tiles = size;
+    }
     // One vector beside a power of two, or all points would share a few sets of L1.
     WinogradPlan plan{&p,
                       product,
