@@ -28,10 +28,8 @@ inline float* destination(const ConvParams& p, int64_t n, int64_t oy, int64_t ox
     return at(p.y, n, py + sub / s, px + sub % s) + q % colours;
 }
 
-// One residual vector in packed order; with a shuffle the op's channels lie s*s apart.
-template <bool Whole>
-inline V residual(const float* pixel, const ConvParams& p, int64_t q, int64_t lanes) {
-    if (p.shuffle == 1) return Whole ? load(pixel + q) : load_n(pixel + q, lanes);
+// One residual vector in packed order under a shuffle: the op's channels lie s*s apart.
+inline V shuffled_residual(const float* pixel, const ConvParams& p, int64_t q, int64_t lanes) {
     const int64_t ss = int64_t{p.shuffle} * p.shuffle, colours = p.co / ss;
     V v{};
     for (int64_t i = 0; i < lanes; ++i) v[i] = pixel[(q + i) % colours * ss + (q + i) / colours];
@@ -119,27 +117,43 @@ inline void scatter(const ConvParams& p, const Tile& tile) {
     }
 }
 
+// What the epilogue takes from p, in variables of a function's own: a store of results might change p for all that
+// the compiler knows, and everything would be read again for each vector.
+struct Factors {
+    float slope, scale, b1, b2;
+    int32_t shuffle;
+    bool after;
+    explicit Factors(const ConvParams& p)
+        : slope(p.slope), scale(p.scale), b1(p.b1), b2(p.b2), shuffle(p.shuffle), after(p.act_after_add) {}
+};
+
 // One vector of one pixel: its sums to finished values. `Plain` ones have no sum and no scale; `Whole` vectors need
 // no mask. r1 and r2 point at the pixel's residuals, or are null.
 template <int Act, bool Plain, bool Whole>
-SRK_INLINE V finished(const ConvParams& p, V sums, int64_t q, int64_t lanes, const float* r1,
-                      const float* r2) {
-    const V slope = Act == kPrelu ? load(p.prelu + q) : splat(p.slope);
-    V r = sums + load(p.bias + q);
-    if (Plain || !p.act_after_add) r = activate<Act>(r, slope);
+SRK_INLINE V finished(const ConvParams& p, const Factors& f, V sums, V bias, V slopes, int64_t q,
+                      int64_t lanes, const float* r1, const float* r2) {
+    const V slope = Act == kPrelu ? slopes : splat(f.slope);
+    V r = sums + bias;
+    if (Plain || !f.after) r = activate<Act>(r, slope);
     if (!Plain) {
-        r *= p.scale;
-        if (r1) r += p.b1 * residual<Whole>(r1, p, q, lanes);
-        if (r2) r += p.b2 * residual<Whole>(r2, p, q, lanes);
-        if (p.act_after_add) r = activate<Act>(r, slope);
+        r *= f.scale;
+        if (f.shuffle == 1) {
+            if (r1) r += f.b1 * (Whole ? load(r1 + q) : load_n(r1 + q, lanes));
+            if (r2) r += f.b2 * (Whole ? load(r2 + q) : load_n(r2 + q, lanes));
+        } else {
+            if (r1) r += f.b1 * shuffled_residual(r1, p, q, lanes);
+            if (r2) r += f.b2 * shuffled_residual(r2, p, q, lanes);
+        }
+        if (f.after) r = activate<Act>(r, slope);
     }
     return r;
 }
 
 template <int Act, bool Plain, bool Whole>
-inline void finish_vector(const ConvParams& p, const float* sums, int64_t q, int64_t lanes, const float* r1,
-                          const float* r2, float* out) {
-    const V r = finished<Act, Plain, Whole>(p, load(sums), q, lanes, r1, r2);
+inline void finish_vector(const ConvParams& p, const Factors& f, const float* sums, int64_t q, int64_t lanes,
+                          const float* r1, const float* r2, float* out) {
+    const V slopes = Act == kPrelu ? load(p.prelu + q) : V{};
+    const V r = finished<Act, Plain, Whole>(p, f, load(sums), load(p.bias + q), slopes, q, lanes, r1, r2);
     if (Whole)
         store(out, r);
     else
@@ -150,6 +164,7 @@ template <int Act, bool Plain>
 void finish_tile(const ConvParams& p, const Tile& tile) {
     const int64_t py = tile.oy * p.step + p.phase_y, px = tile.ox * p.step + p.phase_x;
     const bool at_once = stored_at_once(p), scattered = at_once && p.shuffle > 1;
+    const Factors f(p);
     const int64_t whole = tile.channels / L * L;
     const int64_t step_y = p.step * p.shuffle * p.y.sx;
     const int64_t step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
@@ -164,10 +179,11 @@ void finish_tile(const ConvParams& p, const Tile& tile) {
         int64_t c = 0;
         for (; c < whole; c += L) {
             float* vector = scattered ? destination(p, tile.n, tile.oy, tile.ox + i, tile.q0 + c) : to + c;
-            finish_vector<Act, Plain, true>(p, sums + c, tile.q0 + c, L, r1i, r2i, vector);
+            finish_vector<Act, Plain, true>(p, f, sums + c, tile.q0 + c, L, r1i, r2i, vector);
         }
         if (c < tile.channels)
-            finish_vector<Act, Plain, false>(p, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, to + c);
+            finish_vector<Act, Plain, false>(p, f, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i,
+                                             to + c);
     }
     // Behind the loop, so that the sums lie in L1 by then and no load waits for a store.
     if (!at_once) scatter(p, tile);

@@ -46,33 +46,57 @@ struct WinogradTile {
     int64_t n, oy, ox;
 };
 
+struct WinogradBlock {
+    WinogradTile* tiles;
+    int64_t count;
+};
+
 struct WinogradPlan {
     const ConvParams* p;
-    void (*product)(const float* v, const float* u, int64_t count, int64_t chain, bool add, float* m);
-    int64_t channels, step;  // of a product: output channels, tiles
-    int64_t tiles;           // of a block
-    int64_t group;           // channel blocks whose sums are kept at a time
-    int64_t rows, columns;   // of tiles
-    int64_t v_point, m_point;
-    bool stream, failed;
+    void (*product)(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
+                    float* m);
+    int64_t channels, step;    // of a product: output channels, tiles
+    int64_t tiles;             // of a block, at most
+    int64_t group;             // channel blocks whose sums are kept at a time
+    int64_t rows, columns;     // of tiles
+    int64_t pitch;             // of V's tiles
+    int64_t v_point, m_point;  // of the points of V and M
+    bool failed;
 
-    WinogradTile tile(int64_t index, int64_t edge) const {
-        return {index / (rows * columns), index / columns % rows * edge, index % columns * edge};
+    // Tiles of block `task`, M outputs a side.
+    void list(int64_t task, int64_t edge, WinogradBlock& block) const {
+        const int64_t first = task * tiles, total = p->n * rows * columns;
+        block.count = total - first < tiles ? (total > first ? total - first : 0) : tiles;
+        if (!block.count) return;
+        WinogradTile tile = {first / (rows * columns), first / columns % rows * edge, first % columns * edge};
+        for (int64_t i = 0; i < block.count; ++i) {
+            block.tiles[i] = tile;
+            tile.ox += edge;
+            if (tile.ox == columns * edge) tile.ox = 0, tile.oy += edge;
+            if (tile.oy == rows * edge) tile.oy = 0, ++tile.n;
+        }
     }
 };
 
-// m[Tiles][Vectors*L] (+)= v[Tiles][kDepth] u[count][Vectors*L]; after `chain` terms a sum is set aside.
+// m[Tiles][Vectors*L] (+)= v[Tiles][pitch] u[count][Vectors*L]; after `chain` terms a sum is set aside.
 template <int Vectors, int Tiles>
-void winograd_product(const float* v, const float* u, int64_t count, int64_t chain, bool add, float* m) {
+void winograd_product(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
+                      float* m) {
     constexpr int64_t kChannels = Vectors * L;
+    constexpr int kGroups = (Tiles + 3) / 4;
     for (int64_t k = 0; k < count; add = true) {
         const int64_t stop = count - k < chain ? count : k + chain;
+        const float* x[kGroups];  // four tiles share a pointer, so that all addresses stay in registers
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) x[g] = v + 4 * g * pitch + k;
         V sums[Tiles][Vectors];
 #pragma GCC unroll 32
         for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) sums[i][j] = V{};
         for (; k < stop; ++k, u += kChannels) {
+#pragma GCC unroll 8
+            for (int g = 0; g < kGroups; ++g) __asm__("" : "+r"(x[g]));  // or they become a pointer a tile
             V uv[Vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) {
@@ -81,10 +105,12 @@ void winograd_product(const float* v, const float* u, int64_t count, int64_t cha
             }
 #pragma GCC unroll 32
             for (int i = 0; i < Tiles; ++i) {
-                const V vi = splat(v[i * kDepth + k]);
+                const V vi = splat(x[i / 4][i % 4 * pitch]);
 #pragma GCC unroll 4
                 for (int j = 0; j < Vectors; ++j) sums[i][j] += vi * uv[j];
             }
+#pragma GCC unroll 8
+            for (int g = 0; g < kGroups; ++g) ++x[g];
         }
 #pragma GCC unroll 32
         for (int i = 0; i < Tiles; ++i)
@@ -129,12 +155,12 @@ SRK_INLINE void input_transform(const float* x, int64_t row, int64_t pixel, int6
 
 // Channels [k, k+count) of all tiles of a block, zero outside x.
 template <int M>
-void transform_block(const WinogradPlan& plan, int64_t first, int64_t tiles, int64_t k, int64_t count,
-                     float* v, float* patch) {
+void transform_block(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t count, float* v,
+                     float* patch) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    for (int64_t t = 0; t < tiles; ++t, v += kDepth) {
-        const WinogradTile tile = plan.tile(first + t, M);
+    for (int64_t t = 0; t < block.count; ++t, v += plan.pitch) {
+        const WinogradTile tile = block.tiles[t];
         const int64_t iy = tile.oy - p.pad_top, ix = tile.ox - p.pad_left;
         const float* x = at(p.x, tile.n, iy, ix) + k;
         int64_t row = p.x.sy, pixel = p.x.sx;
@@ -159,7 +185,8 @@ void transform_block(const WinogradPlan& plan, int64_t first, int64_t tiles, int
 template <int M>
 struct InverseTransform {
     const WinogradPlan& plan;
-    int64_t first, tiles, q0;
+    const WinogradBlock& block;
+    int64_t q0;
     const float* m;
     float* t;  // [M*M][channels], for stores that are shuffled or get a base
 
@@ -167,21 +194,22 @@ struct InverseTransform {
     void run() const {
         const ConvParams& p = *plan.p;
         const bool at_once = stored_at_once(p);
+        const Factors f(p);
         const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
-        for (int64_t i = 0; i < tiles; ++i) {
-            const WinogradTile tile = plan.tile(first + i, M);
+        for (int64_t i = 0; i < block.count; ++i) {
+            const WinogradTile tile = block.tiles[i];
             const float* sums = m + i * plan.channels;
             const int64_t rows = p.oh - tile.oy < M ? p.oh - tile.oy : M;
             const int64_t columns = p.ow - tile.ox < M ? p.ow - tile.ox : M;
             int64_t c = 0;
             for (; c + L <= channels; c += L) {
-                if (at_once && plan.stream)
-                    vector<Act, Plain, true, true>(tile, sums + c, q0 + c, L, rows, columns, at_once);
+                if (at_once && p.stream)
+                    vector<Act, Plain, true, true>(f, tile, sums + c, q0 + c, L, rows, columns, at_once);
                 else
-                    vector<Act, Plain, true, false>(tile, sums + c, q0 + c, L, rows, columns, at_once);
+                    vector<Act, Plain, true, false>(f, tile, sums + c, q0 + c, L, rows, columns, at_once);
             }
             if (c < channels)
-                vector<Act, Plain, false, false>(tile, sums + c, q0 + c, channels - c, rows, columns,
+                vector<Act, Plain, false, false>(f, tile, sums + c, q0 + c, channels - c, rows, columns,
                                                  at_once);
             if (!at_once)
                 for (int64_t y = 0; y < rows; ++y)
@@ -191,8 +219,8 @@ struct InverseTransform {
     }
 
     template <int Act, bool Plain, bool Whole, bool Stream>
-    SRK_INLINE void vector(const WinogradTile& tile, const float* sums, int64_t q, int64_t lanes,
-                           int64_t rows, int64_t columns, bool at_once) const {
+    SRK_INLINE void vector(const Factors& f, const WinogradTile& tile, const float* sums, int64_t q,
+                           int64_t lanes, int64_t rows, int64_t columns, bool at_once) const {
         using W = Winograd<M>;
         constexpr int E = W::kEdge;
         const ConvParams& p = *plan.p;
@@ -206,6 +234,8 @@ struct InverseTransform {
 #pragma GCC unroll 8
             for (int i = 0; i < M; ++i) half[i][j] = r[i];
         }
+        const V bias = load(p.bias + q), slopes = Act == kPrelu ? load(p.prelu + q) : V{};
+        const int64_t step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
         const int64_t px = tile.ox * p.step + p.phase_x;
         float* line = at_once ? destination(p, tile.n, tile.oy, tile.ox, q) : t + (q - q0);
         const int64_t down = at_once ? p.step * p.shuffle * p.y.sy : M * plan.channels;
@@ -222,7 +252,7 @@ struct InverseTransform {
 #pragma GCC unroll 8
             for (int j = 0; j < M; ++j) {
                 if (j >= columns) break;
-                const V v = finished<Act, Plain, Whole>(p, y[j], q, lanes, r1, r2);
+                const V v = finished<Act, Plain, Whole>(p, f, y[j], bias, slopes, q, lanes, r1, r2);
                 if (Stream)
                     stream(out, v);
                 else if (Whole || !at_once)
@@ -230,8 +260,8 @@ struct InverseTransform {
                 else
                     store_n(out, v, lanes);
                 out += right;
-                if (!Plain && r1) r1 += p.step * p.res1.sx;
-                if (!Plain && r2) r2 += p.step * p.res2.sx;
+                if (!Plain && r1) r1 += step_1;
+                if (!Plain && r2) r2 += step_2;
             }
         }
     }
@@ -249,83 +279,88 @@ inline void prefetch_pixels(const View& view, int64_t n, int64_t y, int64_t x, i
 
 // Part `part` of `parts` of the input rows that a block adds to those of the block before it.
 template <int M>
-inline void prefetch_input(const WinogradPlan& plan, int64_t first, int64_t tiles, int64_t part,
+inline void prefetch_input(const WinogradPlan& plan, const WinogradBlock& block, int64_t part,
                            int64_t parts) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    const int64_t jobs = tiles * E, count = p.ci < kDepth ? p.ci : kDepth;
+    const int64_t jobs = block.count * E, count = p.ci < kDepth ? p.ci : kDepth;
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
-        const WinogradTile tile = plan.tile(first + job % tiles, M);
-        prefetch_pixels<M>(p.x, tile.n, tile.oy - p.pad_top + job / tiles, tile.ox - p.pad_left + E - M, p.h,
-                           p.w, 1, count);
+        const WinogradTile tile = block.tiles[job / E];
+        prefetch_pixels<M>(p.x, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M, p.h, p.w,
+                           1, count);
     }
 }
 
 // The same of what the epilogue adds to channels [q0, q0 + channels).
 template <int M>
-inline void prefetch_residual(const WinogradPlan& plan, const View& view, int64_t first, int64_t tiles,
-                              int64_t q0, int64_t part, int64_t parts) {
+inline void prefetch_residual(const WinogradPlan& plan, View view, const WinogradBlock& block, int64_t q0,
+                              int64_t part, int64_t parts) {
     const ConvParams& p = *plan.p;
-    const int64_t jobs = tiles * M, count = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
-    View block = view;
-    block.data += q0;
+    const int64_t jobs = block.count * M, count = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
+    view.data += q0;
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
-        const WinogradTile tile = plan.tile(first + job % tiles, M);
-        prefetch_pixels<M>(block, tile.n, (tile.oy + job / tiles) * p.step + p.phase_y,
+        const WinogradTile tile = block.tiles[job / M];
+        prefetch_pixels<M>(view, tile.n, (tile.oy + job % M) * p.step + p.phase_y,
                            tile.ox * p.step + p.phase_x, p.oh * p.step, p.ow * p.step, p.step, count);
     }
 }
 
 template <int M>
 void run_winograd(const void* context, int64_t begin, int64_t end) {
-    constexpr int64_t E = Winograd<M>::kEdge;
+    constexpr int64_t E = Winograd<M>::kEdge, kPoints = E * E;
     WinogradPlan& plan = *static_cast<WinogradPlan*>(const_cast<void*>(context));
     const ConvParams& p = *plan.p;
-    const int64_t m_block = E * E * plan.m_point;
-    const int64_t v_size = E * E * plan.v_point, m_size = plan.group * m_block;
-    const int64_t patch_size = E * E * kDepth, t_size = M * M * plan.channels;
-    auto* v = static_cast<float*>(scratch(static_cast<size_t>(v_size + m_size + patch_size + t_size) * 4));
-    if (!v) {
+    const int64_t m_block = kPoints * plan.m_point;
+    const int64_t v_size = kPoints * plan.v_point, m_size = plan.group * m_block;
+    const int64_t patch_size = kPoints * kDepth, t_size = M * M * plan.channels;
+    const int64_t floats = v_size + m_size + patch_size + t_size;
+    const int64_t lists = 2 * plan.tiles * static_cast<int64_t>(sizeof(WinogradTile));
+    char* memory = static_cast<char*>(scratch(static_cast<size_t>(floats * 4 + lists)));
+    if (!memory) {
         __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
         return;
     }
+    float* v = reinterpret_cast<float*>(memory);
     float* m = v + v_size;
     float* patch = m + m_size;
     float* t = patch + patch_size;
-    const int64_t total = p.n * plan.rows * plan.columns, blocks = (p.co + plan.channels - 1) / plan.channels;
+    WinogradBlock block{reinterpret_cast<WinogradTile*>(memory + floats * 4), 0};
+    WinogradBlock next{block.tiles + plan.tiles, 0};
+    const int64_t blocks = (p.co + plan.channels - 1) / plan.channels;
+    plan.list(begin, M, block);
     for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task * plan.tiles;
-        const int64_t tiles = total - first < plan.tiles ? total - first : plan.tiles;
-        const int64_t next = first + tiles;
-        const int64_t next_tiles =
-            task + 1 < end ? (total - next < plan.tiles ? total - next : plan.tiles) : 0;
+        next.count = 0;
+        if (task + 1 < end) plan.list(task + 1, M, next);
         for (int64_t b0 = 0; b0 < blocks; b0 += plan.group) {
             const int64_t b1 = b0 + plan.group < blocks ? b0 + plan.group : blocks;
             for (int64_t k = 0; k < p.ci; k += kDepth) {
                 const int64_t count = p.ci - k < kDepth ? p.ci - k : kDepth;
-                if (b0 == 0 || p.ci > kDepth) transform_block<M>(plan, first, tiles, k, count, v, patch);
-                const bool last = k + kDepth >= p.ci;
-                for (int64_t b = b0; b < b1; ++b)
-                    for (int64_t point = 0; point < E * E; ++point) {
+                if (b0 == 0 || p.ci > kDepth) transform_block<M>(plan, block, k, count, v, patch);
+                const bool last = k + kDepth >= p.ci && p.shuffle == 1;
+                for (int64_t b = b0; b < b1; ++b) {
+                    const int64_t q0 = b * plan.channels;
+                    for (int64_t point = 0; point < kPoints; ++point) {
                         const float* u = p.weight + ((point * blocks + b) * p.ci + k) * plan.channels;
                         float* sums = m + (b - b0) * m_block + point * plan.m_point;
-                        for (int64_t i = 0; i < tiles; i += plan.step)
-                            plan.product(v + point * plan.v_point + i * kDepth, u, count, p.chain, k > 0,
-                                         sums + i * plan.channels);
-                        if (next_tiles && b == 0 && k == 0)
-                            prefetch_input<M>(plan, next, next_tiles, point, E * E);
-                        if (last && p.res1.data && p.shuffle == 1)
-                            prefetch_residual<M>(plan, p.res1, first, tiles, b * plan.channels, point, E * E);
-                        if (last && p.res2.data && p.shuffle == 1)
-                            prefetch_residual<M>(plan, p.res2, first, tiles, b * plan.channels, point, E * E);
+                        for (int64_t i = 0; i < block.count; i += plan.step)
+                            plan.product(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
+                                         p.chain, k > 0, sums + i * plan.channels);
+                        if (b == 0 && k == 0) prefetch_input<M>(plan, next, point, kPoints);
+                        if (last && p.res1.data)
+                            prefetch_residual<M>(plan, p.res1, block, q0, point, kPoints);
+                        if (last && p.res2.data)
+                            prefetch_residual<M>(plan, p.res2, block, q0, point, kPoints);
                     }
+                }
             }
             for (int64_t b = b0; b < b1; ++b)
-                with_epilogue(
-                    p, InverseTransform<M>{plan, first, tiles, b * plan.channels, m + (b - b0) * m_block, t});
+                with_epilogue(p,
+                              InverseTransform<M>{plan, block, b * plan.channels, m + (b - b0) * m_block, t});
         }
+        const WinogradBlock done = block;
+        block = next, next = done;
     }
-    if (plan.stream) stream_fence();
+    if (p.stream) stream_fence();
 }
 
 // Bytes of V and M of a block: what L2 holds beside the weights, or where those are streamed from L3 anyway.
@@ -334,15 +369,15 @@ constexpr int64_t kBlockBeside = 256 << 10, kBlockAlone = 640 << 10, kResident =
 template <int M>
 bool drive_winograd(const ConvParams& p, decltype(WinogradPlan::product) product, int64_t channels,
                     int64_t step) {
-    constexpr int64_t E = Winograd<M>::kEdge;
+    constexpr int64_t kPoints = Winograd<M>::kEdge * Winograd<M>::kEdge;
     const int64_t blocks = (p.co + channels - 1) / channels;
-    const int64_t depth = p.ci < kDepth ? p.ci : kDepth;
+    const int64_t pitch = p.ci < kDepth ? (p.ci + L - 1) / L * L : kDepth;
     // With one depth V serves all channel blocks, one after the other; else their sums wait side by side.
     const int64_t wide = 256 / channels;
     const int64_t group = p.ci <= kDepth ? 1 : (blocks < wide ? blocks : wide);
-    const int64_t weights = E * E * p.ci * blocks * channels * 4;
+    const int64_t weights = kPoints * p.ci * blocks * channels * 4;
     const int64_t budget = weights <= kResident ? kBlockBeside : kBlockAlone;
-    const int64_t most = budget / (E * E * 4 * (depth + group * channels));
+    const int64_t most = budget / (kPoints * 4 * (pitch + group * channels));
     const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M, total = p.n * rows * columns;
     // Of the blocks that fit, the one with which the last worker is done first. To bring the weights in costs a
     // block about as much as so many tiles.
@@ -361,12 +396,11 @@ bool drive_winograd(const ConvParams& p, decltype(WinogradPlan::product) product
                       group,
                       rows,
                       columns,
-                      tiles * kDepth + L,
+                      pitch,
+                      tiles * pitch + L,
                       tiles * channels + L,
-                      p.stream != 0,
                       false};
     const int64_t tasks = (total + tiles - 1) / tiles;
-    int64_t grain = tasks / (8 * p.threads);
-    parallel_for(tasks, grain < 1 ? 1 : grain, p.threads, run_winograd<M>, &plan);
+    parallel_for(tasks, tasks / (8 * p.threads), p.threads, run_winograd<M>, &plan);
     return !plan.failed;
 }
