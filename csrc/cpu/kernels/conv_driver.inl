@@ -121,11 +121,12 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
     }
 }
 
-bool drive(const ConvParams& p, BlockFn block, int64_t channels, int64_t pixels) {
+// `weights`: how many there are for each input and tap of a block.
+bool drive(const ConvParams& p, BlockFn block, int64_t channels, int64_t pixels, int64_t weights) {
     const int64_t columns = (pixels - 1) * p.stride_x + (p.kw - 1) * p.dilation_x + 1;
     // L spare floats: kernels that take channels by vectors may read behind the last one.
     const int64_t patch_bytes = (p.kh * columns * p.ci + L) * 4;
-    const bool light = p.kh * p.kw * p.ci * channels * 4 <= kLight;
+    const bool light = p.kh * p.kw * p.ci * weights * 4 <= kLight;
     Plan plan{&p, block, channels, pixels, patch_bytes, light, false};
     parallel_for(p.n * p.oh, 1, p.threads, run_rows, &plan);
     return !plan.failed;

@@ -85,8 +85,19 @@ void thin_block(const ConvParams& p, const Source& source, int64_t, float* t) {
             for (int o = 0; o < Channels; ++o) sums[i][o] = V{};
     };
     const auto set_aside = [&](bool first) {
+        constexpr int kSums = Pixels * Channels;
+        float flat[(kSums + L - 1) / L * L] __attribute__((aligned(64)));
+#pragma GCC unroll 8
+        for (int j = 0; j < kSums; j += L) {
+            V some[L];
+#pragma GCC unroll 16
+            for (int k = 0; k < L; ++k)
+                some[k] = j + k < kSums ? sums[(j + k) / Channels][(j + k) % Channels] : V{};
+            store(flat + j, sums_of(some));
+        }
         for (int i = 0; i < Pixels; ++i)
-            for (int o = 0; o < Channels; ++o) t[i * L + o] = sum(sums[i][o]) + (first ? 0.0f : t[i * L + o]);
+            for (int o = 0; o < Channels; ++o)
+                t[i * L + o] = flat[i * Channels + o] + (first ? 0.0f : t[i * L + o]);
     };
     clear();
     bool first = true;
@@ -188,17 +199,17 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
 #define SRK_WINOGRAD(X) X(4, 1, 12) X(4, 2, 6) X(4, 3, 4)
 #endif
 
-#define SRK_RUN_DIRECT(vectors, pixels)                                      \
-    bool run_direct_##vectors##x##pixels(const ConvParams& p) {              \
-        return drive(p, direct_block<vectors, pixels>, vectors * L, pixels); \
+#define SRK_RUN_DIRECT(vectors, pixels)                                                   \
+    bool run_direct_##vectors##x##pixels(const ConvParams& p) {                           \
+        return drive(p, direct_block<vectors, pixels>, vectors * L, pixels, vectors * L); \
     }
-#define SRK_RUN_THIN(channels, pixels)                            \
-    bool run_thin_##channels##x##pixels(const ConvParams& p) {    \
-        return drive(p, thin_block<channels, pixels>, L, pixels); \
+#define SRK_RUN_THIN(channels, pixels)                                      \
+    bool run_thin_##channels##x##pixels(const ConvParams& p) {              \
+        return drive(p, thin_block<channels, pixels>, L, pixels, channels); \
     }
-#define SRK_RUN_DEPTHWISE(vectors, pixels)                                      \
-    bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {              \
-        return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels); \
+#define SRK_RUN_DEPTHWISE(vectors, pixels)                                         \
+    bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {                 \
+        return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels, 1); \
     }
 #define SRK_RUN_WINOGRAD(edge, vectors, tiles)                                                \
     bool run_winograd##edge##_##vectors##x##tiles(const ConvParams& p) {                      \

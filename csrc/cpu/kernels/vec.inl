@@ -66,12 +66,29 @@ inline void stream_fence() {
 #endif
 }
 
-inline float sum(V v) {
-    float s[SRK_LANES];
-    store(s, v);
-    for (int64_t half = L / 2; half; half /= 2)
-        for (int64_t i = 0; i < half; ++i) s[i] += s[i + half];
-    return s[0];
+// Pairs of lanes D apart are added, those of a into the lanes without bit D, those of b into the lanes with it.
+template <int D>
+SRK_INLINE V fold(V a, V b) {
+    VI lane, other;
+    for (int i = 0; i < SRK_LANES; ++i) lane[i] = i, other[i] = i ^ D;
+    const V keep = (lane & D) ? b : a, give = (lane & D) ? a : b;
+    return keep + __builtin_shuffle(give, other);
+}
+
+// Lane i becomes the sum of v[i]'s lanes, by the same tree of additions for each; v is used up.
+SRK_INLINE V sums_of(V (&v)[SRK_LANES]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < SRK_LANES; i += 2) v[i] = fold<1>(v[i], v[i + 1]);
+#pragma GCC unroll 16
+    for (int i = 0; i < SRK_LANES; i += 4) v[i] = fold<2>(v[i], v[i + 2]);
+#if SRK_LANES >= 8
+#pragma GCC unroll 16
+    for (int i = 0; i < SRK_LANES; i += 8) v[i] = fold<4>(v[i], v[i + 4]);
+#endif
+#if SRK_LANES >= 16
+    v[0] = fold<8>(v[0], v[8]);
+#endif
+    return v[0];
 }
 
 // The comparisons below are written so that a NaN passes through.
