@@ -82,7 +82,7 @@ inline void scatter(const ConvParams& p, const Tile& tile) {
     constexpr int64_t kRun = 64;
     // A nearest base whose pixels cover whole conv pixels adds the same run in every sub-row: made once.
     const bool repeated = p.base_mode == kBaseNearest && p.base_factor % p.shuffle == 0 && run_length <= kRun;
-    float repeats[kMaxPixels * kRun];
+    float repeats[kMaxPixels * kRun + L];  // L: whole vectors are read, here and in t
     if (repeated) {
         const int64_t ratio = p.base_factor / s, by = (tile.oy * p.step + p.phase_y) / ratio;
         for (int64_t i = 0; i < tile.count; ++i) {
@@ -99,12 +99,22 @@ inline void scatter(const ConvParams& p, const Tile& tile) {
         const int64_t Y = Y0 + sub / s, X = X0 + sub % s;
         float* out = at(p.y, tile.n, Y, X) + c;
         const float* in = tile.t + (q - tile.q0);
+        // What a whole vector writes too much is the next pixel's, which is written after it.
+        const int64_t overlapping = step_x * p.y.sx == m ? tile.count - (L + m - 1) / m : 0;
         for (int64_t i = 0; i < tile.count; ++i, out += step_x * p.y.sx, in += tile.pitch) {
-            float own[kRun];
+            float own[kRun + L];
             const float* base = repeats + i * kRun + within;
             if (!repeated && p.base_mode != kBaseNone) {
                 base_run(p, tile.n, Y, X + i * step_x, c, m, own);
                 base = own;
+            }
+            if (i < overlapping) {
+                for (int64_t j = 0; j < m; j += L) {
+                    V r = load(in + j);
+                    if (p.base_mode != kBaseNone) r += load(base + j);
+                    store(out + j, r);
+                }
+                continue;
             }
             for (int64_t j = 0; j < m; j += L) {
                 const int64_t lanes = m - j < L ? m - j : L;

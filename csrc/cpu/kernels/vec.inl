@@ -124,17 +124,23 @@ SRK_INLINE V exp(V x) {
 
 SRK_INLINE V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
 
-// tanh: an odd polynomial (Cephes' coefficients) near zero, where 1 - 2/(e^2x + 1) would cancel.
+// tanh = u/(u + 2) with u = e^2x - 1 = 2^n*(e^r - 1) + (2^n - 1): nothing cancels, near zero neither.
 SRK_INLINE V tanh(V x) {
-    const V a = abs(x);
-    const V s = x * x;
-    V p = s * -5.70498872745e-3f + 2.06390887954e-2f;
-    p = p * s - 5.37397155531e-2f;
-    p = p * s + 1.33314422036e-1f;
-    p = p * s - 3.33332819422e-1f;
-    const V small = p * s * x + x;
-    const V large = copy_sign(1.0f - 2.0f / (exp(2.0f * a) + 1.0f), x);
-    return a < 0.625f ? small : (x != x ? x : large);
+    const V y = clamp(2.0f * x, -20.0f, 20.0f);  // beyond, tanh is 1 in single precision
+    constexpr float kMagic = 12582912.0f;        // as in exp
+    const V shifted = y * 1.44269504f + kMagic;
+    const V n = shifted - kMagic;
+    V r = y - n * 0.693145752f;
+    r = r - n * 1.42860677e-6f;
+    V p = r * 1.9841270e-4f + 1.3888889e-3f;
+    p = p * r + 8.3333333e-3f;
+    p = p * r + 4.1666667e-2f;
+    p = p * r + 1.6666667e-1f;
+    p = p * r + 0.5f;
+    const V q = p * r * r + r;
+    const V s = (V)(((VI)shifted - 0x4b400000 + 127) << 23);
+    const V u = s * q + (s - 1.0f);
+    return u / (u + 2.0f);
 }
 
 // erfc(a) for a >= 1 and erf for |x| < 1 (Cephes' coefficients for single precision).

@@ -188,7 +188,7 @@ struct InverseTransform {
     const WinogradBlock& block;
     int64_t q0;
     const float* m;
-    float* t;  // [M*M][channels], for stores that are shuffled or get a base
+    float* t;  // [M][kMaxPixels][channels], for stores that are shuffled or get a base
 
     template <int Act, bool Plain>
     void run() const {
@@ -196,34 +196,47 @@ struct InverseTransform {
         const bool at_once = stored_at_once(p);
         const Factors f(p);
         const int64_t channels = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
-        for (int64_t i = 0; i < block.count; ++i) {
+        for (int64_t i = 0, count = 0; i < block.count; ++i) {
             const WinogradTile tile = block.tiles[i];
             const float* sums = m + i * plan.channels;
             const int64_t rows = p.oh - tile.oy < M ? p.oh - tile.oy : M;
             const int64_t columns = p.ow - tile.ox < M ? p.ow - tile.ox : M;
+            const Target to = {tile, rows, columns, at_once, t + count * plan.channels};
             int64_t c = 0;
             for (; c + L <= channels; c += L) {
                 if (at_once && p.stream)
-                    vector<Act, Plain, true, true>(f, tile, sums + c, q0 + c, L, rows, columns, at_once);
+                    vector<Act, Plain, true, true>(f, to, sums + c, q0 + c, L);
                 else
-                    vector<Act, Plain, true, false>(f, tile, sums + c, q0 + c, L, rows, columns, at_once);
+                    vector<Act, Plain, true, false>(f, to, sums + c, q0 + c, L);
             }
-            if (c < channels)
-                vector<Act, Plain, false, false>(f, tile, sums + c, q0 + c, channels - c, rows, columns,
-                                                 at_once);
-            if (!at_once)
-                for (int64_t y = 0; y < rows; ++y)
-                    scatter(p, {tile.n, tile.oy + y, tile.ox, columns, q0, channels,
-                                t + y * M * plan.channels, plan.channels});
+            if (c < channels) vector<Act, Plain, false, false>(f, to, sums + c, q0 + c, channels - c);
+            if (at_once) continue;
+            // Tiles that lie side by side are scattered together.
+            count += columns;
+            const bool more = i + 1 < block.count && count + M <= kMaxPixels && columns == M;
+            if (more && block.tiles[i + 1].n == tile.n && block.tiles[i + 1].oy == tile.oy) continue;
+            for (int64_t y = 0; y < rows; ++y)
+                scatter(p, {tile.n, tile.oy + y, tile.ox + columns - count, count, q0, channels,
+                            t + y * kMaxPixels * plan.channels, plan.channels});
+            count = 0;
         }
     }
 
+    // The pixels of a tile that exist, and where they wait for scatter().
+    struct Target {
+        WinogradTile tile;
+        int64_t rows, columns;
+        bool at_once;
+        float* t;
+    };
+
     template <int Act, bool Plain, bool Whole, bool Stream>
-    SRK_INLINE void vector(const Factors& f, const WinogradTile& tile, const float* sums, int64_t q,
-                           int64_t lanes, int64_t rows, int64_t columns, bool at_once) const {
+    SRK_INLINE void vector(const Factors& f, const Target& to, const float* sums, int64_t q,
+                           int64_t lanes) const {
         using W = Winograd<M>;
         constexpr int E = W::kEdge;
         const ConvParams& p = *plan.p;
+        const WinogradTile& tile = to.tile;
         V half[M][E];
 #pragma GCC unroll 8
         for (int j = 0; j < E; ++j) {
@@ -237,12 +250,12 @@ struct InverseTransform {
         const V bias = load(p.bias + q), slopes = Act == kPrelu ? load(p.prelu + q) : V{};
         const int64_t step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
         const int64_t px = tile.ox * p.step + p.phase_x;
-        float* line = at_once ? destination(p, tile.n, tile.oy, tile.ox, q) : t + (q - q0);
-        const int64_t down = at_once ? p.step * p.shuffle * p.y.sy : M * plan.channels;
-        const int64_t right = at_once ? p.step * p.shuffle * p.y.sx : plan.channels;
+        float* line = to.at_once ? destination(p, tile.n, tile.oy, tile.ox, q) : to.t + (q - q0);
+        const int64_t down = to.at_once ? p.step * p.shuffle * p.y.sy : kMaxPixels * plan.channels;
+        const int64_t right = to.at_once ? p.step * p.shuffle * p.y.sx : plan.channels;
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i, line += down) {
-            if (i >= rows) break;
+            if (i >= to.rows) break;
             V y[M];
             W::output(half[i], y);
             const int64_t py = (tile.oy + i) * p.step + p.phase_y;
@@ -251,11 +264,11 @@ struct InverseTransform {
             float* out = line;
 #pragma GCC unroll 8
             for (int j = 0; j < M; ++j) {
-                if (j >= columns) break;
+                if (j >= to.columns) break;
                 const V v = finished<Act, Plain, Whole>(p, f, y[j], bias, slopes, q, lanes, r1, r2);
                 if (Stream)
                     stream(out, v);
-                else if (Whole || !at_once)
+                else if (Whole || !to.at_once)
                     store(out, v);
                 else
                     store_n(out, v, lanes);
@@ -312,7 +325,7 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
     const ConvParams& p = *plan.p;
     const int64_t m_block = kPoints * plan.m_point;
     const int64_t v_size = kPoints * plan.v_point, m_size = plan.group * m_block;
-    const int64_t patch_size = kPoints * kDepth, t_size = M * M * plan.channels;
+    const int64_t patch_size = kPoints * kDepth, t_size = M * kMaxPixels * plan.channels;
     const int64_t floats = v_size + m_size + patch_size + t_size;
     const int64_t lists = 2 * plan.tiles * static_cast<int64_t>(sizeof(WinogradTile));
     char* memory = static_cast<char*>(scratch(static_cast<size_t>(floats * 4 + lists)));
