@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -164,7 +165,7 @@ class CpuBackend(Backend):
     def conv2d(self, args: ConvArgs) -> Tensor:
         memory_format = memory_format_of(args.input)
         y = _empty(args.output_shape(), torch.channels_last, args.input)
-        _conv_into(args, y)
+        _conv_into(_as_shuffle(args), y)
         return with_format(y, memory_format)
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
@@ -273,6 +274,22 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
     if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 or w.shape[2] > _MAX_KERNEL for w in a.weights):
         reasons.append(f"kernels must be square, odd and at most {_MAX_KERNEL}")
     return reasons
+
+
+def _as_shuffle(a: ConvArgs) -> ConvArgs:
+    """Nearest x2 and 3x3 as one convolution of four times the outputs and a pixel shuffle, where Winograd's then
+    computes it: a quarter of the input transforms, and 4 times fewer multiplications where phases save 2.25."""
+    if (
+        a.upsample != 2
+        or a.pixel_shuffle != 1
+        or a.residuals
+        or tuple(a.weight.shape[2:]) != (3, 3)
+        or tuple(a.padding) != (1, 1, 1, 1)
+    ):
+        return a
+    weight, bias, prelu = cpu_pack.enlarging(a.weight, a.bias, a.prelu_weight)
+    b = replace(a, weight=weight, bias=bias, prelu_weight=prelu, upsample=1, pixel_shuffle=2)
+    return b if _winograd(b, a.input.shape[2], a.input.shape[3]) else a
 
 
 def _winograd(a: ConvArgs, oh: int, ow: int) -> bool:

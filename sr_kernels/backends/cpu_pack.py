@@ -66,7 +66,7 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
         value: T = entry[3]
         return value
     value = make()
-    reference = weakref.ref(tensor, lambda _: _cache.pop(slot, None))
+    reference = weakref.ref(tensor, lambda _, cache=_cache: cache.pop(slot, None))
     _cache[slot] = (reference, stamp, tensor.detach(), value)
     return value
 
@@ -127,6 +127,29 @@ def phases(
         return found
 
     return cached(weight, ("phases", kernel, shuffle, upsample, top, left), make)
+
+
+def enlarging(
+    weight: Tensor, bias: Tensor | None, prelu: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(weight (4*Co, Ci, 3, 3), bias, PReLU weights) whose convolution, shuffled by 2, is that of weight (Co, Ci,
+    3, 3) with padding 1 after a nearest upsample by 2: taps that meet on one small pixel are summed."""
+
+    def make() -> Tensor:
+        # taps[phase][offset -1, 0, 1 of the small pixel][tap]
+        taps = weight.new_tensor(
+            [[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], dtype=torch.float64
+        )
+        return (
+            torch.einsum("yik,xjl,ockl->oyxcij", taps, taps, weight.detach().double()).flatten(0, 2).float()
+        )
+
+    def repeated(x: Tensor | None) -> Tensor | None:
+        if x is None or x.shape[0] == 1:
+            return x
+        return cached(x, "enlarging", lambda: x.detach().repeat_interleave(4))
+
+    return cached(weight, "enlarging", make), repeated(bias), repeated(prelu)
 
 
 def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> tuple[Tensor, int, int]:
