@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Hashable
@@ -50,6 +51,11 @@ class Phase:
 _cache: dict[Hashable, tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor, Any]] = {}
 
 
+def _forget(cache: dict[Hashable, Any], slot: Hashable, _: object) -> None:
+    """Bound to the cache itself: at the interpreter's end the module has lost its names."""
+    cache.pop(slot, None)
+
+
 def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
     """make(), kept under key for as long as tensor lives with the same storage and version.
 
@@ -66,7 +72,7 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
         value: T = entry[3]
         return value
     value = make()
-    reference = weakref.ref(tensor, lambda _, cache=_cache: cache.pop(slot, None))
+    reference = weakref.ref(tensor, functools.partial(_forget, _cache, slot))
     _cache[slot] = (reference, stamp, tensor.detach(), value)
     return value
 
