@@ -8,12 +8,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_kernels.bench.results import CaseResult, Run
+from benchmarks.cases import EAGER
+from sr_kernels.bench.results import OURS, CaseResult, Run
 from sr_kernels.bench.tables import (
     GROUPS,
     TITLES,
     against,
+    costs,
     errors,
+    milliseconds,
     notes,
     provenance,
     rates,
@@ -25,32 +28,62 @@ from sr_kernels.bench.tables import (
 
 
 def markdown(run: Run, brief: bool = False) -> str:
-    """The tables as Markdown; brief: the networks alone, without kernels."""
+    """The tables as Markdown; brief: the networks beside eager and the fastest peers alone."""
     if brief:
         cases = [case for case in run.cases if case.group == "network"]
-        return "\n\n".join([_grid(cases, brief), f"{provenance(run)} Reproduce: `make bench`."])
-    parts = [
-        f"### {title}\n\n{_grid(cases, brief)}"
-        for group, title in GROUPS.items()
-        if (cases := [case for case in run.cases if case.group == group])
-    ]
+        return "\n\n".join([_brief(cases), f"{provenance(run)} Reproduce: `make bench`."])
+    parts = []
+    for group, title in GROUPS.items():
+        if cases := [case for case in run.cases if case.group == group]:
+            parts.append(f"### {title}\n\n{_times(cases)}")
+            if any(result.peak_mib is not None for case in cases for result in case.results.values()):
+                parts.append(
+                    f"Seconds to build + of the first call; MiB that a call takes:\n\n{_costs(cases)}"
+                )
     lists = [
         "\n".join(f"- {line}" for line in lines) for lines in (targets(run), slower(run), notes(run)) if lines
     ]
     return "\n\n".join([provenance(run), *parts, *lists])
 
 
-def _grid(cases: Sequence[CaseResult], brief: bool) -> str:
+def _brief(cases: Sequence[CaseResult]) -> str:
+    heads = ["case", "ours, ms", *(TITLES[peer] for peer in EAGER)]
+    rows = [
+        [case.name, milliseconds(case.results[OURS]), *(against(case, p) for p in EAGER)] for case in cases
+    ]
+    for precision, title in (("fp32", "fastest float32 peer"), ("bf16", "fastest bf16 peer")):
+        if any(case.fastest(case.of(precision)) for case in cases):
+            heads.append(title)
+            rows = [[*row, _best(case, precision)] for row, case in zip(rows, cases, strict=True)]
+    return _grid(heads, rows)
+
+
+def _best(case: CaseResult, precision: str) -> str:
+    found = case.fastest(case.of(precision))
+    return f"{TITLES.get(found[0], found[0])} {against(case, found[0])}" if found else "-"
+
+
+def _times(cases: Sequence[CaseResult]) -> str:
     peers = timed_peers(cases)
-    names = ["case", "ours, ms", *(TITLES.get(peer, peer) for peer in peers)]
-    names += [] if brief else ["GFLOP/s", "error ours / eager", "kernels"]
-    rows = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    heads = ["case", "ours, ms", *(TITLES.get(peer, peer) for peer in peers)]
+    heads += ["GFLOP/s", "error ours / eager", "kernels"]
+    rows = []
     for case in cases:
         _, time, rate = rates(case)
         cells = [case.name, time, *(against(case, peer) for peer in peers)]
-        cells += [] if brief else [rate, errors(case), summary(case.kernels)]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([*cells, rate, errors(case), summary(case.kernels)])
+    return _grid(heads, rows)
+
+
+def _costs(cases: Sequence[CaseResult]) -> str:
+    names = [OURS, *timed_peers(cases)]
+    rows = [[case.name, *(costs(case.results.get(name)) for name in names)] for case in cases]
+    return _grid(["case", *(TITLES.get(name, name) for name in names)], rows)
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def quality() -> str:

@@ -113,7 +113,7 @@ def _onnxruntime_missing() -> str:
 def _ncnn_missing() -> str:
     if machine.limited():
         return "has no setting that limits its instructions"
-    return runtimes.missing("ncnn", "pnnx", "onnx", "onnxscript")
+    return runtimes.missing("ncnn", "onnx", "onnxscript")
 
 
 def _runtime(

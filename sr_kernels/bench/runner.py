@@ -88,29 +88,32 @@ class Judge:
     """Says whether a result of a case is right.
 
     Everything is compared with float64, in units of the RMS of what the network adds to its base, and may err
-    `factor` times as much as eager PyTorch: ours as the more exact of its two layouts, a float32 peer, which
-    is eager or computes as it does, as the other one, a bf16 peer as eager in bf16. Where float64 takes too
-    long, eager's error is taken at the smaller size that the case names; at the full one everybody is
-    compared with eager's own result, and `factor` grows by one, for eager's share of the difference.
+    FACTOR times as much as eager PyTorch: ours as the more exact of its two layouts, a float32 peer, which is
+    eager or computes as it does, as the other one, a bf16 peer as eager in bf16. Where float64 takes too
+    long, eager's errors are taken at the smaller size that the case names; at the full one everybody is
+    compared with eager's own result, and its error comes on top of what is allowed.
     """
 
     strict: Error
     lenient: Error
+    eager: Error  # of the contiguous layout
+    own: Error  # of what everybody is compared with
 
     def __init__(self, case: Case, problem: Problem, bfloat16: bool) -> None:
+        self.base = _base(problem)
         if case.checked is None:
-            self.factor = FACTOR
-            self.truth, self.base = exact(problem), _base(problem)
+            self.truth, self.own = exact(problem), Error(0.0, 0.0)
         else:
             height, width = case.checked
             small = replace(case, height=height, width=width, checked=None)
             judge = Judge(small, small.build(), bfloat16=False)
-            self.strict, self.lenient, self.factor = judge.strict, judge.lenient, FACTOR + 1.0
-            self.truth, self.base = eager(problem)().double(), _base(problem)
+            self.strict, self.lenient, self.own = judge.strict, judge.lenient, judge.eager
+            self.truth = eager(problem)().double()
         self.scale = float((self.truth - self.base).square().mean().sqrt()) or 1.0
         self.peak = float(self.truth.abs().max()) / self.scale
         if case.checked is None:
             found = [self.error(build(problem)()) for build in (eager, eager_channels_last)]
+            self.eager = found[0]
             self.strict, self.lenient = (
                 Error(pick(e.largest for e in found), pick(e.rms for e in found)) for pick in (min, max)
             )
@@ -125,14 +128,17 @@ class Judge:
 
     def parity(self, contender: Contender, error: Error) -> bool:
         """Whether the error is within what the contender may err."""
-        allowed, factor = self.lenient, self.factor
+        allowed, factor = self.lenient, FACTOR
         if contender.name == OURS:
-            allowed = self.strict
-            factor -= FACTOR - _HIGHEST if get_precision() == "highest" else 0.0
+            allowed, factor = self.strict, _HIGHEST if get_precision() == "highest" else FACTOR
         if contender.precision == "bf16":
             assert self.bfloat16 is not None
             allowed = self.bfloat16
-        return has_parity(error, allowed, self.peak, factor)
+        limit = Error(
+            factor * allowed.largest + self.own.largest,
+            factor * allowed.rms + self.own.rms,
+        )
+        return has_parity(error, limit, self.peak, 1.0)
 
 
 @dataclass

@@ -20,11 +20,6 @@ BRIEF = ("--seconds", "0", "--threads", "1", "--no-memory")
 TINY = ("--model", "srvgg", "--set", "num_feat=8", "--set", "num_conv=1", "--size", "24x16")
 
 
-@pytest.fixture(autouse=True)
-def _one_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("SR_KERNELS_CACHE_DIR", str(tmp_path / "cache"))
-
-
 def test_a_model_is_measured_and_written(tmp_path, capsys):
     target = tmp_path / "run.json"
     before, threads = config.get_precision(), torch.get_num_threads()
@@ -89,7 +84,7 @@ def test_what_is_not_installed_is_named_with_the_command(monkeypatch, capsys):
     assert main(["bench", *TINY, *BRIEF, "--against", "ncnn"]) == 1
     error = capsys.readouterr().err
     assert "--against ncnn" in error
-    assert "pip install ncnn pnnx" in error
+    assert "pip install ncnn onnx" in error
 
 
 @pytest.mark.parametrize(
