@@ -138,8 +138,8 @@ def phases(
 def enlarging(
     weight: Tensor, bias: Tensor | None, prelu: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(weight (4*Co, Ci, 3, 3), bias, PReLU weights) whose convolution, shuffled by 2, is that of weight (Co, Ci,
-    3, 3) with padding 1 after a nearest upsample by 2: taps that meet on one small pixel are summed."""
+    """(weight (4*Co, Ci, 3, 3), bias, PReLU weights) whose convolution, shuffled by 2, is that of weight (Co,
+    Ci, 3, 3) with padding 1 after a nearest upsample by 2: taps that meet on one small pixel are summed."""
 
     def make() -> Tensor:
         # taps[phase][offset -1, 0, 1 of the small pixel][tap]

@@ -60,8 +60,8 @@ def upscale(
         where tiles are exact.
     halo: input pixels read around a tile. None: the model's receptive radius, with which tiles give the
         untiled result but for rounding, and exactly as long as the kernels' sums do not depend on the size
-        (this package's do not under precision "highest"; PyTorch's own choose by size); where the model does not tell its radius, or it exceeds 128, or
-        a smaller halo is given, tiles overlap and are cross-faded.
+        (this package's do not under precision "highest"; PyTorch's own choose by size); where the model does
+        not tell its radius, or it exceeds 128, or a smaller halo is given, tiles overlap and are cross-faded.
     batch: tiles run together, 1 by default.
     dtype: float32, bfloat16 or float16, the model's own by default; a tile that overflows in half precision
         is done again in float32.
