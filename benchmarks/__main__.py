@@ -46,11 +46,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--quick", action="store_true", help="few rounds, eager PyTorch alone; nothing is written")
     add("--threads", type=int, default=2, help="of everybody (default: %(default)s)")
-    add("--seconds", type=float, default=1.0, help="of timing a layer (default: %(default)s)")
+    add("--seconds", type=float, default=0.7, help="of timing a layer (default: %(default)s)")
     add(
         "--network-seconds",
         type=float,
-        default=8.0,
+        default=6.0,
         help="of timing a whole network (default: %(default)s)",
     )
     add("--no-memory", action="store_true", help="leave out the memory of the networks, a process for each")

@@ -81,6 +81,7 @@ CASES: tuple[Case, ...] = (
         320,
         architecture="edsr",
         checked=(64, 64),
+        fewest=4,
         targets=targets((2.6, 3.3), (1.4, 1.7)),
     ),
     NetworkCase(
@@ -98,6 +99,7 @@ CASES: tuple[Case, ...] = (
         architecture="rrdbnet",
         checked=(64, 64),
         fewest=3,
+        without=("eager", "eager_bf16", "ncnn_bf16"),  # half a minute a round; slower than others of theirs
         targets=targets((2.5, 3.3), (1.3, 1.7)),
     ),
     NetworkCase(

@@ -73,13 +73,13 @@ def run(task: Task) -> Alone:
 
 
 def onednn_kernels(printed: str) -> tuple[str, ...]:
-    """The implementations of the last call's convolutions, in order, from what ONEDNN_VERBOSE=1 prints."""
+    """The implementations of the call's convolutions, in order, from what ONEDNN_VERBOSE=1 prints."""
     last = printed.rpartition("the call:")[2]
     return tuple(re.findall(r"^onednn_verbose,(?:v\d,)?primitive,exec,cpu,convolution,([^,]+),", last, re.M))
 
 
 def peak(task: Task) -> float:
-    """MiB by which the process grows while it calls twice, beside what building left."""
+    """MiB by which the process grows during its first call, beside what building left."""
     torch.set_num_threads(task.threads)
     set_precision(task.precision)
     with torch.no_grad():
@@ -95,7 +95,6 @@ def peak(task: Task) -> float:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
         before = _status("VmRSS")
-        call()
         print("the call:", flush=True)
         call()
         return (_status("VmHWM") - before) / 1024

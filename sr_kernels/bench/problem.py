@@ -40,7 +40,7 @@ class Case:
 
     checked: a height and width at which eager PyTorch's error is taken, where float64 would take too long at
     the full size; there eager's own result is what everybody is compared with.
-    seconds, fewest: of timing, where the run's own setting does not suit.
+    fewest: rounds of timing, where the run's own setting does not suit. without: contenders left out.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Case:
     targets: tuple[Target, ...] = field(default=(), kw_only=True)
     checked: tuple[int, int] | None = field(default=None, kw_only=True)
     fewest: int | None = field(default=None, kw_only=True)
+    without: tuple[str, ...] = field(default=(), kw_only=True)
 
     group = ""
     whole = False  # a whole network: the runtimes that take no single layers run it too

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from sr_kernels.config import get_precision
 FACTOR = 4.0
 _HIGHEST = 2.0  # and of "highest"
 Progress = Callable[[str, int, int, str], None]  # phase, done, total, what comes next
-_LONG = 0.2  # seconds; the time of one longer call is good enough to plan with
+_LONG = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,17 @@ def interleave(
     settings: Settings,
     clock: Callable[[], float] = time.perf_counter,
     progress: Progress = lambda phase, done, total, note: None,
+    known: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Timing]:
-    """Times every callable once a round, the order rotating, so that drifts of the machine hit all alike."""
+    """Times every callable once a round, the order rotating, so that drifts of the machine hit all alike.
+
+    known: seconds that an earlier call took; where they are long, none more is made to plan with.
+    """
     repeats, cost = {}, 0.0
     for name, call in calls.items():
-        once = _seconds(call, clock)
-        if once < _LONG:  # the first of them may have been a cold one
-            once = _seconds(call, clock)
+        once = known.get(name, 0.0)
+        for _ in range(2):  # the first call may be a cold one, which does not matter where it takes long
+            once = once if once > _LONG else _seconds(call, clock)
         repeats[name] = max(1, math.ceil(settings.sample / once))
         cost += repeats[name] * once
     rounds = max(settings.fewest, min(settings.most, int(settings.seconds / cost)))
@@ -157,7 +162,7 @@ def measure(
     progress: Progress = lambda phase, done, total, note: None,
 ) -> CaseResult:
     """One case. A peer that fails is noted and left out; a failure of ours is raised."""
-    contenders = [c for c in contenders if case.whole or not c.whole]
+    contenders = [c for c in contenders if (case.whole or not c.whole) and c.name not in case.without]
     with torch.no_grad():
         problem = case.build()
         try:
@@ -174,7 +179,9 @@ def measure(
             if case.fewest is not None:
                 settings = replace(settings, fewest=case.fewest)
             calls = {name: entry.call for name, entry in entries.items()}
-            for name, timing in interleave(calls, settings, progress=progress).items():
+            first = {name: entry.result.first_seconds for name, entry in entries.items()}
+            known = {name: seconds for name, seconds in first.items() if seconds > 5 * _LONG}
+            for name, timing in interleave(calls, settings, progress=progress, known=known).items():
                 results[name] = replace(results[name], timing=timing)
             if settings.memory and case.whole:
                 for i, (name, entry) in enumerate(entries.items()):

@@ -26,7 +26,7 @@ SMALL = ConvCase("small", 8, 9, ci=5, co=12, activation="prelu", pixel_shuffle=2
 
 def small(case):
     """The case on a small picture; of networks whose blocks are many, a few."""
-    changes = {"checked": case.checked and (12, 20), "fewest": None}
+    changes = {"checked": case.checked and (12, 20), "fewest": None, "without": ()}
     if getattr(case, "architecture", None) in ("edsr", "rrdbnet"):
         changes["sizes"] = (("num_block", 2),)
     return dataclasses.replace(case, height=16, width=24, **changes)
@@ -184,6 +184,21 @@ def test_time_decides_the_number_of_rounds(seconds, rounds):
     timing = interleave({"a": work}, settings, lambda: now)["a"]
     assert (timing.rounds, timing.calls) == (rounds, 4)
     assert timing.median == pytest.approx(10.0)
+
+
+def test_what_takes_long_is_not_called_to_plan_with():
+    calls = []
+    known = {"slow": 3.0, "fast": 1e-9}
+    callables = {name: (lambda name=name: calls.append(name)) for name in known}
+    interleave(callables, Settings(0.0, fewest=2, most=2, sample=0.0), known=known)
+    assert calls.count("slow") == 2
+    assert calls.count("fast") > 2
+
+
+def test_contenders_can_be_left_out_of_a_case():
+    case = dataclasses.replace(SMALL, without=("eager",))
+    found = measure(case, peers.contenders(["eager", "eager_cl"]), BRIEF)
+    assert list(found.results) == [OURS, "eager_cl"]
 
 
 def test_operations_are_counted():
