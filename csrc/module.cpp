@@ -2,10 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Python's door: pointers and sizes in, status out. Knows no torch; the GIL is released while kernels run.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cpu/isa.h"
 #include "cpu/threads.h"
@@ -52,6 +55,28 @@ void conv2d(int index, const srk::ConvParams& p) {
         done = chosen.kernels[p.kernel].run(p);
     }
     if (!done) throw std::bad_alloc();
+}
+
+void pack_winograd(int index, uintptr_t w, uintptr_t u, std::array<int64_t, 2> size,
+                   std::array<int64_t, 4> strides, int64_t channels,
+                   const std::vector<std::array<double, 3>>& g) {
+    const srk::Isa& chosen = isa(index);
+    srk::WinogradPack p{pointer<const float>(w),
+                        pointer<float>(u),
+                        size[0],
+                        size[1],
+                        strides[0],
+                        strides[1],
+                        strides[2],
+                        strides[3],
+                        channels,
+                        static_cast<int64_t>(g.size()),
+                        {}};
+    if (g.size() > std::size(p.g)) throw std::out_of_range("at most 8 points");
+    for (size_t i = 0; i < g.size(); ++i)
+        for (size_t k = 0; k < 3; ++k) p.g[i][k] = g[i][k];
+    py::gil_scoped_release released;
+    chosen.pack_winograd(p);
 }
 
 template <void (*srk::Isa::*Member)(const srk::ImageParams&)>
@@ -122,6 +147,9 @@ PYBIND11_MODULE(_C, m) {
         .def_readwrite("stream", &P::stream)
         .def_readwrite("threads", &P::threads);
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
+
+    m.def("pack_winograd", &pack_winograd, py::arg("isa"), py::arg("weight"), py::arg("packed"),
+          py::arg("size"), py::arg("strides"), py::arg("channels"), py::arg("transform"));
 
     m.def(
         "shuffle",

@@ -60,6 +60,16 @@ struct AddParams {
     int32_t threads;
 };
 
+// Winograd weights u [edge*edge][ceil(co/channels)][ci][channels] of w, whose strides may be negative; see
+// kernels/winograd_pack.inl. `channels` is a multiple of the instruction set's lanes.
+struct WinogradPack {
+    const float* w;
+    float* u;
+    int64_t co, ci, so, si, sy, sx;  // w (co, ci, 3, 3) and its strides
+    int64_t channels, edge;
+    double g[8][3];  // G, `edge` rows of it
+};
+
 // Images: interleaved integers <-> floats in [0, 1], same element order.
 struct ImageParams {
     const void* x;

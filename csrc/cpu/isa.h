@@ -21,6 +21,7 @@ struct Isa {
     int32_t lanes;  // floats in a vector
     const ConvKernel* kernels;
     int32_t kernel_count;
+    void (*pack_winograd)(const WinogradPack&);
     void (*shuffle)(const ShuffleParams&);
     void (*add)(const AddParams&);
     void (*image_to_float)(const ImageParams&);

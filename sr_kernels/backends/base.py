@@ -123,6 +123,11 @@ class Backend:
         choice alone asks. As `reasons`, it depends on device, dtype, shapes and strides."""
         return []
 
+    def gains(self, args: ConvArgs) -> bool:
+        """Whether a kernel of this backend takes less time for this convolution, which the gradient of another
+        has been turned into, than PyTorch's own for the gradient; the packing of its weights included."""
+        return False
+
     def conv2d(self, args: ConvArgs) -> Tensor:
         raise NotImplementedError
 

@@ -37,6 +37,12 @@ _WINOGRAD_CHAIN = 16
 _WINOGRAD_INPUTS = 12
 # Bytes of an input that PyTorch converts to channels_last faster than the result is computed.
 _CONVERTED = 32 << 20
+# A gradient's weights are packed at every step: that many pixels pay for it, whatever the channels. Where eager
+# sums a gradient tap by tap (up to that many elements, or cropped), it is twice as exact as otherwise; more exact
+# it is as well without padding, for few outputs.
+_GRADIENT_PIXELS = 512
+_GRADIENT_ELEMENTS = 20480
+_GRADIENT_INPUTS = 32
 # Bytes of a result that would not be in the caches any more when it is read.
 _STREAM = 8 << 20
 # A window wider than this is no picture's; PyTorch's own kernels take it.
@@ -53,10 +59,7 @@ class Isa:
         self.index = index
         self.name = name
         self.lanes = lanes
-        self.kernels = [
-            cpu_pack.Kernel(i, *kernel, block=kernel[2] + -kernel[2] % lanes)
-            for i, kernel in enumerate(kernels)
-        ]
+        self.kernels = [cpu_pack.Kernel(index, lanes, i, *kernel) for i, kernel in enumerate(kernels)]
         self._chosen: dict[tuple[int, int, bool, bool], cpu_pack.Kernel] = {}
 
     def kernel_for(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
@@ -163,6 +166,14 @@ class CpuBackend(Backend):
             if scale == 1.0 and len(residuals) == 1:
                 return ["PyTorch's own add does this in one pass too"]
         return []
+
+    def gains(self, args: ConvArgs) -> bool:
+        n, c, h, w = args.output_shape()
+        large = n * h * w >= _GRADIENT_PIXELS and n * c * h * w > _GRADIENT_ELEMENTS
+        inside = min(args.padding) >= 0 and (
+            max(args.padding) <= 1 or args.weight.shape[1] >= _GRADIENT_INPUTS
+        )
+        return large and inside and _kernel_of(args).kind == "winograd"
 
     def conv2d(self, args: ConvArgs) -> Tensor:
         memory_format = memory_format_of(args.input)
@@ -314,6 +325,11 @@ def _winograd(a: ConvArgs, oh: int, ow: int) -> bool:
     )
 
 
+def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:
+    co, ci = a.weight.shape[:2]
+    return current_isa().kernel_for(co, ci, a.groups > 1, _winograd(a, *a.conv_size()))
+
+
 def _aligned(y: Tensor, lanes: int) -> bool:
     """Whether vectors of each pixel's channels begin at multiples of their size."""
     return y.data_ptr() % (4 * lanes) == 0 and all(s % lanes == 0 for s in y.stride() if s > 1)
@@ -366,7 +382,7 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
     flops = 2 * n * oh * ow * co * ci * kh * kw
     p.threads = 1 if flops < _SERIAL_FLOPS else torch.get_num_threads()
     left, _, top, _ = a.padding
-    for phase in cpu_pack.phases(a.weight, kernel, a.pixel_shuffle, a.upsample, top, left, isa.lanes):
+    for phase in cpu_pack.phases(a.weight, kernel, a.pixel_shuffle, a.upsample, top, left):
         p.set_weights(phase.weight.data_ptr(), bias.data_ptr(), 0 if prelu is None else prelu.data_ptr())
         p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
         p.set_phase(a.upsample, phase.y, phase.x)

@@ -15,19 +15,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr_kernels import _C
+
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A row of the extension's kernel table: `channels` outputs by `pixels` of a row at a time."""
+    """A row of an instruction set's kernel table: `channels` outputs by `pixels` of a row at a time."""
 
+    isa: int
+    lanes: int
     index: int
     name: str
     kind: str  # direct | thin | depthwise | winograd
     channels: int
     pixels: int
-    block: int  # packed channels of a tile: `channels` padded to whole vectors
+
+    @property
+    def block(self) -> int:
+        """Packed channels of a tile: `channels` padded to whole vectors."""
+        return self.channels + -self.channels % self.lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +121,20 @@ def _zeros(count: int) -> Tensor:
     return found
 
 
-def phases(
-    weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int, lanes: int
-) -> list[Phase]:
+def phases(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int) -> list[Phase]:
     """The packed convolutions of a layer; weight (Co, Ci, kh, kw)."""
 
     def make() -> list[Phase]:
         w = weight.detach()
         if upsample == 1:
             kh, kw = w.shape[2:]
-            return [Phase(_pack(w, kernel, shuffle, lanes), kh, kw, top, left, 0, 0)]
+            return [Phase(_pack(w, kernel, shuffle), kh, kw, top, left, 0, 0)]
         found = []
         for y in range(upsample):
             rows, kh, phase_top = _collapse(w.double(), 2, upsample, y, top)
             for x in range(upsample):
                 taps, kw, phase_left = _collapse(rows, 3, upsample, x, left)
-                packed = _pack(taps.float(), kernel, shuffle, lanes)
+                packed = _pack(taps.float(), kernel, shuffle)
                 found.append(Phase(packed, kh, kw, phase_top, phase_left, y, x))
         return found
 
@@ -169,9 +175,9 @@ def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> tuple
     return w.new_zeros(shape).index_add_(dim, index, w), count, -first
 
 
-def _pack(w: Tensor, kernel: Kernel, shuffle: int, lanes: int) -> Tensor:
+def _pack(w: Tensor, kernel: Kernel, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the order of the kernel's kind, see csrc/cpu/kernels/conv_kernels.inl."""
-    w = _channel_order(w, shuffle)
+    w, lanes = _channel_order(w, shuffle), kernel.lanes
     if kernel.kind == "thin":  # [kh][kw][ceil(ci/lanes)][Co][lanes]
         w = F.pad(w, (0, 0, 0, 0, 0, -w.shape[1] % lanes)).unflatten(1, (-1, lanes))
         return w.permute(3, 4, 1, 0, 2).contiguous()
@@ -179,25 +185,28 @@ def _pack(w: Tensor, kernel: Kernel, shuffle: int, lanes: int) -> Tensor:
         w = _pad_channels(w, lanes).squeeze(1).unflatten(0, (-1, lanes))
         return w.permute(0, 2, 3, 1).contiguous()
     if kernel.kind == "winograd":  # [36][ceil(Co/channels)][Ci][channels]
-        w = _pad_channels(winograd_transform(w), kernel.channels).unflatten(0, (-1, kernel.channels))
-        return w.permute(3, 0, 2, 1).contiguous()
+        co, ci = w.shape[:2]
+        u = _memory(len(FILTER_TRANSFORM) ** 2 * (co + -co % kernel.channels) * ci)
+        _C.pack_winograd(
+            kernel.isa, w.data_ptr(), u.data_ptr(), (co, ci), w.stride(), kernel.channels, FILTER_TRANSFORM
+        )
+        return u
     # [ceil(Co/channels)][kh][kw][Ci][channels]
     w = _pad_channels(w, kernel.channels).unflatten(0, (-1, kernel.channels))
     return w.permute(0, 3, 4, 2, 1).contiguous()
 
 
-def winograd_transform(w: Tensor) -> Tensor:
-    """G w G^T of each kernel of w (Co, Ci, 3, 3), as (Co, Ci, 36); see csrc/cpu/kernels/winograd.inl.
-
-    Computed in float64: its rounding would be the layer's largest error.
-    """
-    return (w.double().flatten(2) @ _both_sides(_FILTER_TRANSFORM)).to(w.dtype)
+_spare: dict[int, Tensor] = {}
 
 
-def _both_sides(g: list[list[float]]) -> Tensor:
-    """The matrix that takes a flattened w to the flattened g w g^T, w read as a row."""
-    one = torch.tensor(g, dtype=torch.float64)
-    return torch.kron(one, one).T
+def _memory(count: int) -> Tensor:
+    """`count` floats that are used again after their life: in training weights are packed at every step, and
+    new pages would cost more than the packing. One spare of each size is kept."""
+    spare = _spare.pop(count, None)
+    memory = torch.empty(count) if spare is None else spare
+    lent = memory.view(count)
+    weakref.finalize(lent, _spare.__setitem__, count, memory)
+    return lent
 
 
 def _filter_transform(points: list[float]) -> list[list[float]]:
@@ -206,4 +215,4 @@ def _filter_transform(points: list[float]) -> list[list[float]]:
     return [*rows, [0.0, 0.0, 1.0]]
 
 
-_FILTER_TRANSFORM = _filter_transform([0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
+FILTER_TRANSFORM = _filter_transform([0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])

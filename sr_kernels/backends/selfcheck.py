@@ -114,8 +114,6 @@ def _check(isa: Isa) -> str:
 
 def _check_kernel(isa: Isa, kernel: Any) -> str:
     """A 3x3 layer with PReLU and a residual on a ragged picture: two tiles and an odd pixel a row."""
-    import torch
-
     from sr_kernels import _C
     from sr_kernels.backends import cpu_pack
 
@@ -149,9 +147,10 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
         packed = np.pad(weight, ((0, 0), (0, -ci % lanes), (0, 0), (0, 0))).reshape(co, -1, lanes, 3, 3)
         packed = packed.transpose(3, 4, 1, 0, 2)
     elif kernel.kind == "winograd":
-        points = cpu_pack.winograd_transform(torch.from_numpy(weight)).numpy()
-        packed = np.pad(points, ((0, padding), (0, 0), (0, 0))).reshape(-1, block, *points.shape[1:])
-        packed = packed.transpose(3, 0, 2, 1)
+        g = cpu_pack.FILTER_TRANSFORM
+        packed = np.full((len(g) ** 2, -(-co // block), ci, block), np.nan, np.float32)
+        strides = tuple(stride // 4 for stride in weight.strides)
+        _C.pack_winograd(isa.index, weight.ctypes.data, packed.ctypes.data, (co, ci), strides, block, g)
     else:
         group = lanes if depthwise else block
         packed = np.pad(weight, ((0, padding), (0, 0), (0, 0), (0, 0)))

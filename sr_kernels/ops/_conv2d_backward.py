@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels import reference
-from sr_kernels.backends.base import memory_format_of, with_format
+from sr_kernels.backends.base import ConvArgs, memory_format_of, with_format
+from sr_kernels.backends.registry import chosen
 from sr_kernels.ops._arguments import pairs
+from sr_kernels.ops._input_gradient import input_gradient
 
 aten = torch.ops.aten
 
@@ -61,6 +63,7 @@ def forward(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tens
     ctx.base_shape = None if a.base is None else a.base.shape
     # no tensor may stay here: only save_for_backward knows how to keep one
     ctx.settings = {k: None if isinstance(v, Tensor) else v for k, v in vars(a).items()}
+    ctx.settings["backend"] = chosen(a.backend)  # the backward keeps to it, wherever it runs
     if a.activation == "none":
         ctx.save_for_backward(a.input, a.weight, *[None] * 6)
         return run(*args)
@@ -203,6 +206,13 @@ def _activation_backward(grad: Tensor, a: SimpleNamespace, need_weight: bool) ->
 
 def _convolution_backward(grad: Tensor, a: SimpleNamespace, mask: list[bool]) -> tuple[Tensor | None, ...]:
     """(dX, dW, db) of the convolution proper, each only where the mask asks."""
+    ours = None
+    if mask[0]:
+        layer = ConvArgs(a.input, a.weight, None, a.stride, a.padding, a.dilation, a.groups, a.upsample)
+        ours = input_gradient(grad, layer, a.backend)
+        mask = [ours is None, *mask[1:]]
+    if not any(mask):
+        return ours, None, None
     x, padding = _window(a)
     channels = [a.weight.shape[0]]
     dx, dw, db = aten.convolution_backward(
@@ -215,4 +225,4 @@ def _convolution_backward(grad: Tensor, a: SimpleNamespace, mask: list[bool]) ->
             n, c, h, w = a.input.shape
             size = [h * a.upsample, w * a.upsample]
             dx = aten.upsample_nearest2d_backward(dx, size, [n, c, h, w], None, None)
-    return dx if mask[0] else None, dw if mask[1] else None, db if mask[2] else None
+    return dx if mask[0] else ours, dw if mask[1] else None, db if mask[2] else None

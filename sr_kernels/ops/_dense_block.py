@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels import reference
-from sr_kernels.backends.base import DenseBlockArgs, dense_strides, memory_format_of, with_format
+from sr_kernels.backends.base import ConvArgs, DenseBlockArgs, dense_strides, memory_format_of, with_format
+from sr_kernels.backends.registry import chosen
 from sr_kernels.ops import _arguments, _check, _library
 from sr_kernels.ops._conv2d import OP as CONV2D
+from sr_kernels.ops._input_gradient import input_gradient
 
 aten = torch.ops.aten
 
@@ -89,6 +91,7 @@ def _forward(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Ten
     y = reference.residual_add(y, [(input, input_scale), *residuals], scale=scale)
 
     ctx.numbers = slope, scale, input_scale, first_weight, second_weight
+    ctx.backend = chosen(backend)  # the backward keeps to it, wherever it runs
     ctx.has_bias = [bias is not None for bias in biases]
     ctx.save_for_backward(input, *weights, *hidden, *(bias for bias in biases if bias is not None))
     return with_format(y, memory_format_of(input))
@@ -119,19 +122,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         else:
             g = aten.leaky_relu_backward(feature_grads[i + 1], hidden[i], slope, False)
         pad = weights[i].shape[-1] // 2
-        dx, weight_grads[i], bias_grads[i] = aten.convolution_backward(
-            g,
-            torch.cat(features[: i + 1], 1),
-            weights[i],
-            [weights[i].shape[0]],
-            [1, 1],
-            [pad, pad],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [True, needs_weight[i], needs_bias[i]],
-        )
+        x = torch.cat(features[: i + 1], 1)
+        dx = input_gradient(g, ConvArgs(x, weights[i], padding=(pad,) * 4), ctx.backend)
+        mask = [dx is None, needs_weight[i], needs_bias[i]]
+        if any(mask):
+            theirs, weight_grads[i], bias_grads[i] = aten.convolution_backward(
+                g, x, weights[i], [weights[i].shape[0]], [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, mask
+            )
+            dx = theirs if dx is None else dx
+        assert dx is not None
         parts = dx.split(sizes[: i + 1], 1)
         feature_grads = [g if old is None else old + g for g, old in zip(parts, feature_grads, strict=False)]
     return (

@@ -29,6 +29,32 @@ def layer(x, weight, bias=None):
     return ops.conv2d(x, weight, bias, padding=1, backend="cpu")
 
 
+@pytest.mark.parametrize("isa", cpu.ISAS, ids=lambda isa: isa.name)
+def test_winograd_weights_are_exact_to_one_rounding(isa):
+    """Of any strides; outputs beyond the last are zero, also in memory that has held another weight."""
+    g = torch.tensor(cpu_pack.FILTER_TRANSFORM, dtype=torch.float64)
+    plain = torch.randn(37, 11, 3, 3)
+    for kernel in (k for k in isa.kernels if k.kind == "winograd"):
+        for w in (plain, plain.transpose(0, 1), plain.contiguous(memory_format=torch.channels_last)):
+            u = cpu_pack._pack(w, kernel, 1).view(36, -1, w.shape[1], kernel.channels)
+            exact = (g @ w.double() @ g.T).flatten(2)
+            co = w.shape[0]
+            packed = u.permute(1, 3, 2, 0).flatten(0, 1)
+            error = (packed[:co].double() - exact).abs()
+            assert (error <= 2.0**-24 * 1.001 * exact.abs() + 1e-12).all()
+            assert not packed[co:].any()
+
+
+def test_memory_of_packed_weights_is_lent_to_one_at_a_time():
+    first, second = cpu_pack._memory(99), cpu_pack._memory(99)
+    address = first.data_ptr()
+    assert second.data_ptr() != address
+    del first
+    third = cpu_pack._memory(99)
+    assert third.data_ptr() == address
+    assert cpu_pack._memory(99).data_ptr() not in (address, second.data_ptr())
+
+
 def test_packed_once(packs):
     x, weight = torch.randn(1, 5, 6, 7), torch.randn(9, 5, 3, 3)
     for _ in range(3):
