@@ -10,6 +10,11 @@ constexpr int64_t kDepth = 64;
 
 // F(4, 3) with the points 0, +-sqrt(1/2), +-sqrt(2) and infinity: half the rounding error of 0, +-1, +-2, because
 // the powers of a point and of its reciprocal counterpart are alike in size.
+template <int N>
+struct Index {
+    static constexpr int value = N;
+};
+
 template <int M>
 struct Winograd;
 
@@ -18,16 +23,19 @@ struct Winograd<4> {
     static constexpr int kEdge = 6;
     static constexpr float kA = 0.70710678f, kB = 1.41421356f;  // A = sqrt(1/2), B = sqrt(2)
 
-    // d = B^T d, in place
-    static SRK_INLINE void input(V (&d)[6]) {
-        const V even_a = d[4] - 2.0f * d[2], odd_a = kA * d[3] - kB * d[1];
-        const V even_b = d[4] - 0.5f * d[2], odd_b = kB * d[3] - kA * d[1];
-        d[0] = d[0] - 2.5f * d[2] + d[4];
-        d[5] = d[1] - 2.5f * d[3] + d[5];
-        d[1] = even_a + odd_a;
-        d[2] = even_a - odd_a;
-        d[3] = even_b + odd_b;
-        d[4] = even_b - odd_b;
+    // Rows kFirst[Pair] and kSecond[Pair] of B^T d: they share most of their terms.
+    static constexpr int kFirst[3] = {0, 1, 3}, kSecond[3] = {5, 2, 4};
+    template <int Pair>
+    static SRK_INLINE void input(const V (&d)[6], V& first, V& second) {
+        if (Pair == 0) {
+            first = d[0] - 2.5f * d[2] + d[4];
+            second = d[1] - 2.5f * d[3] + d[5];
+            return;
+        }
+        const V even = d[4] - (Pair == 1 ? 2.0f : 0.5f) * d[2];
+        const V odd = Pair == 1 ? kA * d[3] - kB * d[1] : kB * d[3] - kA * d[1];
+        first = even + odd;
+        second = even - odd;
     }
 
     // y = A^T m
@@ -122,35 +130,45 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
     }
 }
 
+// All points of one column of V from the six sums d over that column's taps.
+template <int M>
+SRK_INLINE void store_column(const V (&d)[Winograd<M>::kEdge], float* v, int64_t stride) {
+    using W = Winograd<M>;
+    const auto pair = [&](auto number) {
+        constexpr int P = decltype(number)::value;
+        V first, second;
+        W::template input<P>(d, first, second);
+        store(v + W::kFirst[P] * W::kEdge * stride, first);
+        store(v + W::kSecond[P] * W::kEdge * stride, second);
+    };
+    pair(Index<0>{}), pair(Index<1>{}), pair(Index<2>{});
+}
+
 // V of one tile and one vector of channels: x [kEdge][kEdge] with strides `row` and `pixel`, v[point*stride].
+// Two columns at a time, which registers hold, and x is read for each: loads are cheaper than stores in between.
 template <int M, bool Whole>
 SRK_INLINE void input_transform(const float* x, int64_t row, int64_t pixel, int64_t lanes, float* v,
                                 int64_t stride) {
     using W = Winograd<M>;
     constexpr int E = W::kEdge;
-    float half[E * E * L] __attribute__((aligned(64)));
-    for (int i = 0; i < E; ++i, x += row) {
-        V d[E];
+    const auto columns = [&](auto number) {
+        constexpr int P = decltype(number)::value;
+        const float* from = x;
+        __asm__("" : "+r"(from));  // or what was loaded for two columns is spilled for the next
+        V a[E], b[E];
 #pragma GCC unroll 8
-        for (int j = 0; j < E; ++j) {
-            d[j] = Whole ? load(x + j * pixel) : load_n(x + j * pixel, lanes);
-            SRK_OPAQUE(d[j]);  // or each use becomes a load of its own
+        for (int i = 0; i < E; ++i, from += row) {
+            V d[E];
+#pragma GCC unroll 8
+            for (int j = 0; j < E; ++j)
+                if (P == 0 || (j > 0 && j < 5))
+                    d[j] = Whole ? load(from + j * pixel) : load_n(from + j * pixel, lanes);
+            W::template input<P>(d, a[i], b[i]);
         }
-        W::input(d);
-#pragma GCC unroll 8
-        for (int j = 0; j < E; ++j) store(half + (i * E + j) * L, d[j]);
-    }
-    for (int j = 0; j < E; ++j, v += stride) {
-        V d[E];
-#pragma GCC unroll 8
-        for (int i = 0; i < E; ++i) {
-            d[i] = load(half + (i * E + j) * L);
-            SRK_OPAQUE(d[i]);
-        }
-        W::input(d);
-#pragma GCC unroll 8
-        for (int i = 0; i < E; ++i) store(v + i * E * stride, d[i]);
-    }
+        store_column<M>(a, v + W::kFirst[P] * stride, stride);
+        store_column<M>(b, v + W::kSecond[P] * stride, stride);
+    };
+    columns(Index<0>{}), columns(Index<1>{}), columns(Index<2>{});
 }
 
 // Channels [k, k+count) of all tiles of a block, zero outside x.
