@@ -80,9 +80,7 @@ def show(run: Run, to: Console) -> None:
     """The tables of all groups, then targets, slower cases and notes."""
     for group, title in GROUPS.items():
         if cases := [case for case in run.cases if case.group == group]:
-            to.print(
-                _times(f"{title}: milliseconds, medians (in brackets: times as fast as it ours is)", cases)
-            )
+            to.print(_times(title, cases))
             if any(r.peak_mib is not None for case in cases for r in case.results.values()):
                 to.print(_costs(title, cases))
     for line in [*targets(run), *slower(run), *notes(run)]:

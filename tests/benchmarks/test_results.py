@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 
 import pytest
+from rich.console import Console
 
 from benchmarks import report
 from sr_kernels.bench import tables
@@ -125,6 +127,18 @@ def test_the_precisions_are_compared_apart():
     assert tables.slower(run(found)) == ["no case is slower than any peer"]
     entry = json.loads(run(found).to_json())["cases"][0]
     assert (entry["fastest_fp32"], entry["fastest_bf16"]) == (["eager", 2.5], ["half", 0.5])
+
+
+def test_tables_for_the_terminal():
+    slow = dataclasses.replace(result(3.0), peak_mib=41.0)
+    found = run(dataclasses.replace(case(ours=result(2.0), eager=slow), group="network"))
+    to = Console(width=180, record=True, file=io.StringIO())
+    tables.show(found, to)
+    to.print(tables.contenders(found.cases[0]))
+    printed = to.export_text()
+    assert printed.count("milliseconds, medians") == 1
+    assert "0.5 + 0.2; 41" in printed  # seconds to build, of the first call; MiB
+    assert "1.50x as fast" in printed
 
 
 def test_slower_cases_are_listed_and_noise_is_named():
