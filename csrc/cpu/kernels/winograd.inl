@@ -308,17 +308,19 @@ inline void prefetch_pixels(const View& view, int64_t n, int64_t y, int64_t x, i
         for (int64_t c = 0; c < count; c += 16) prefetch(from + c);
 }
 
-// Part `part` of `parts` of the input rows that a block adds to those of the block before it.
+// Part `part` of `parts` of channels [k, k+kDepth) of the input rows that a block adds to those of the one before.
 template <int M>
-inline void prefetch_input(const WinogradPlan& plan, const WinogradBlock& block, int64_t part,
+inline void prefetch_input(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t part,
                            int64_t parts) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    const int64_t jobs = block.count * E, count = p.ci < kDepth ? p.ci : kDepth;
+    const int64_t jobs = block.count * E, count = p.ci - k < kDepth ? p.ci - k : kDepth;
+    View view = p.x;
+    view.data += k;
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
         const WinogradTile tile = block.tiles[job / E];
-        prefetch_pixels<M>(p.x, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M, p.h, p.w,
-                           1, count);
+        prefetch_pixels<M>(view, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M, p.h,
+                           p.w, 1, count);
     }
 }
 
@@ -367,7 +369,11 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
             for (int64_t k = 0; k < p.ci; k += kDepth) {
                 const int64_t count = p.ci - k < kDepth ? p.ci - k : kDepth;
                 if (b0 == 0 || p.ci > kDepth) transform_block<M>(plan, block, k, count, v, patch);
-                const bool last = k + kDepth >= p.ci && p.shuffle == 1;
+                const bool deepest = k + kDepth >= p.ci, last = deepest && p.shuffle == 1;
+                // What the next transform will read: these tiles' next channels, or the next tiles' first ones.
+                const bool through = deepest && b1 >= blocks, transforms = through || p.ci > kDepth;
+                const WinogradBlock& coming = through ? next : block;
+                const int64_t coming_k = deepest ? 0 : k + kDepth;
                 for (int64_t b = b0; b < b1; ++b) {
                     const int64_t q0 = b * plan.channels;
                     for (int64_t point = 0; point < kPoints; ++point) {
@@ -376,7 +382,7 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
                         for (int64_t i = 0; i < block.count; i += plan.step)
                             plan.product(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
                                          p.chain, k > 0, sums + i * plan.channels);
-                        if (b == 0 && k == 0) prefetch_input<M>(plan, next, point, kPoints);
+                        if (transforms && b == b0) prefetch_input<M>(plan, coming, coming_k, point, kPoints);
                         if (last && p.res1.data)
                             prefetch_residual<M>(plan, p.res1, block, q0, point, kPoints);
                         if (last && p.res2.data)
