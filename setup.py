@@ -40,8 +40,8 @@ FLAGS = [
 # csrc/cpu/isa/NAME.cpp -> what that unit alone may use; the unit is chosen at run time, by cpuid.
 ISA_FLAGS = {"scalar": list[str]()}
 if IS_X86:
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
-    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 
 PROBE = """
 #include <Python.h>

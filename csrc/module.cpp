@@ -96,7 +96,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("openmp_library", &srk::openmp_library, "Path of the OpenMP runtime in use, '' for none.");
 
     py::class_<srk::View>(m, "View").def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {
-                                             return srk::View{pointer<float>(data), sn, sy, sx};
+                                             return srk::View{pointer<void>(data), sn, sy, sx};
                                          }),
                                          py::arg("data") = 0, py::arg("sn") = 0, py::arg("sy") = 0,
                                          py::arg("sx") = 0);
@@ -142,6 +142,7 @@ PYBIND11_MODULE(_C, m) {
              [](P& p, int32_t mode, int32_t factor, int64_t h, int64_t w) {
                  p.base_mode = mode, p.base_factor = factor, p.base_h = h, p.base_w = w;
              })
+        .def_readwrite("dtype", &P::dtype)
         .def_readwrite("kernel", &P::kernel)
         .def_readwrite("chain", &P::chain)
         .def_readwrite("stream", &P::stream)
@@ -183,14 +184,14 @@ PYBIND11_MODULE(_C, m) {
     m.def(
         "add",
         [](int index, uintptr_t x, uintptr_t r1, uintptr_t r2, uintptr_t y, int64_t count, float scale,
-           float b1, float b2, int threads) {
+           float b1, float b2, int dtype, int threads) {
             const srk::Isa& chosen = isa(index);
             py::gil_scoped_release released;
-            chosen.add({pointer<float>(x), pointer<float>(r1), pointer<float>(r2), pointer<float>(y), count,
-                        scale, b1, b2, threads});
+            chosen.add({pointer<void>(x), pointer<void>(r1), pointer<void>(r2), pointer<void>(y), count,
+                        scale, b1, b2, dtype, threads});
         },
         py::arg("isa"), py::arg("x"), py::arg("r1"), py::arg("r2"), py::arg("y"), py::arg("count"),
-        py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("threads"));
+        py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"), py::arg("threads"));
     m.def("image_to_float", &image<&srk::Isa::image_to_float>);
     m.def("float_to_image", &image<&srk::Isa::float_to_image>);
 }

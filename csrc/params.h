@@ -8,17 +8,21 @@ namespace srk {
 
 enum Activation : int32_t { kNone, kRelu, kLeakyRelu, kPrelu, kSilu, kGelu, kTanh, kSigmoid };
 enum BaseMode : int32_t { kBaseNone, kBaseSame, kBaseNearest, kBaseBilinear };
+enum Dtype : int32_t { kFloat32, kBFloat16, kFloat16 };
+
+inline int64_t element_size(int32_t dtype) { return dtype == kFloat32 ? 4 : 2; }
 
 // A pixel-major (channels_last) view: element (n, y, x, c) lies at data + n*sn + y*sy + x*sx + c.
 // sx may exceed the channel count: the view is then a slice of a wider buffer.
 struct View {
-    float* data;
+    void* data;
     int64_t sn, sy, sx;
 };
 
 // out = shuffle(scale*act(conv(x) + bias) + b1*res1 + b2*res2) + base; act_after_add moves act behind the sum.
 // One call computes one phase: conv pixel (oy, ox) belongs to position (oy*step + phase_y, ox*step + phase_x)
 // of the residuals and, times `shuffle`, of out and base; step > 1 only for the phases of a nearest upsample.
+// All views are of type `dtype`; weights, bias and PReLU slopes are float32, and so is all arithmetic.
 // Packed channel q is the op's channel (q % (co/s^2))*s^2 + q / (co/s^2), s = shuffle: one store per sub-row.
 struct ConvParams {
     View x, y, res1, res2, base;
@@ -34,6 +38,7 @@ struct ConvParams {
     int32_t act, act_after_add;
     int32_t shuffle;
     int32_t base_mode, base_factor;
+    int32_t dtype;   // of x, y, res1, res2 and base
     int32_t kernel;  // index in the kernel table of the chosen ISA
     int32_t chain;   // additions after which a sum is set aside for a new one: bounds its rounding
     int32_t stream;  // results go past the caches: they are larger than these
@@ -51,13 +56,13 @@ struct ShuffleParams {
     int32_t s, size, inverse, threads;
 };
 
-// y = scale*x + b1*r1 + b2*r2 over `count` elements of equal, dense layout; r2 may be null.
+// y = scale*x + b1*r1 + b2*r2 over `count` elements of equal, dense layout and type `dtype`; r2 may be null.
 struct AddParams {
-    const float *x, *r1, *r2;
-    float* y;
+    const void *x, *r1, *r2;
+    void* y;
     int64_t count;
     float scale, b1, b2;
-    int32_t threads;
+    int32_t dtype, threads;
 };
 
 // Winograd weights u [edge*edge][ceil(co/channels)][ci][channels] of w, whose strides may be negative; see

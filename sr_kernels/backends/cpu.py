@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The native CPU kernels (csrc/cpu): float32, pixel-major inside, chosen by instruction set and by shape."""
+"""The native CPU kernels (csrc/cpu): pixel-major inside, chosen by instruction set and by shape."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from sr_kernels.backends.base import (
 from sr_kernels.backends.registry import record
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
+# In the order of csrc/params.h.
+_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _MAX_KERNEL = 9
 # Additions in a row before a sum is set aside. Measured from 64 to 512 channels on normal and positive data:
@@ -152,7 +154,7 @@ class CpuBackend(Backend):
         if op == "residual_add":
             return _dtype_reasons([x, *(r for r, _ in args[1])])
         if op == "float_to_image":
-            return _dtype_reasons([x])
+            return [] if x.dtype == torch.float32 else [f"pictures are made of float32, not of {x.dtype}"]
         if x.dtype.itemsize > 8:
             return [f"elements of {x.dtype} are wider than 8 bytes"]
         return []
@@ -220,7 +222,17 @@ class CpuBackend(Backend):
         isa = current_isa()
         record(f"cpu/residual_add/{isa.name}")
         _C.add(
-            isa.index, x.data_ptr(), r1, r2, y.data_ptr(), x.numel(), scale, b1, b2, torch.get_num_threads()
+            isa.index,
+            x.data_ptr(),
+            r1,
+            r2,
+            y.data_ptr(),
+            x.numel(),
+            scale,
+            b1,
+            b2,
+            _DTYPE[x.dtype],
+            torch.get_num_threads(),
         )
         return y
 
@@ -246,8 +258,9 @@ class CpuBackend(Backend):
 
 
 def _dtype_reasons(tensors: Sequence[Tensor | None]) -> list[str]:
-    found = sorted({str(t.dtype) for t in tensors if t is not None} - {"torch.float32"})
-    return [f"the native kernels compute in torch.float32, not {', '.join(found)}"] if found else []
+    """All have one dtype, see ops/_check.py."""
+    found = sorted({str(t.dtype) for t in tensors if t is not None and t.dtype not in _DTYPE})
+    return [f"the native kernels take float32, bfloat16 and float16, not {', '.join(found)}"] if found else []
 
 
 def _conv_reasons(a: ConvArgs) -> list[str]:
@@ -373,10 +386,10 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
     )
     bias = cpu_pack.vector(a.bias, co, kernel, a.pixel_shuffle)
     prelu = None if a.prelu_weight is None else cpu_pack.vector(a.prelu_weight, co, kernel, a.pixel_shuffle)
-    p.kernel = kernel.index
+    p.kernel, p.dtype = kernel.index, _DTYPE[x.dtype]
     if kernel.kind == "winograd":
         p.chain = _WINOGRAD_CHAIN
-        p.stream = y.numel() * 4 >= _STREAM and _aligned(y, isa.lanes)
+        p.stream = x.dtype == torch.float32 and y.numel() * 4 >= _STREAM and _aligned(y, isa.lanes)
     else:
         p.chain = _CHAIN[config.get_precision()]
     flops = 2 * n * oh * ow * co * ci * kh * kw

@@ -102,11 +102,17 @@ def vector(x: Tensor | None, co: int, kernel: Kernel, shuffle: int) -> Tensor:
     block = kernel.block
     if x is None:
         return _zeros(co + -co % block)
-    if shuffle == 1 and co % block == 0 and x.shape[0] == co and x.is_contiguous():
+    if (
+        shuffle == 1
+        and co % block == 0
+        and x.shape[0] == co
+        and x.is_contiguous()
+        and x.dtype == torch.float32
+    ):
         return x
 
     def make() -> Tensor:
-        return _pad_channels(_channel_order(x.detach().expand(co), shuffle), block).contiguous()
+        return _pad_channels(_channel_order(x.detach().float().expand(co), shuffle), block).contiguous()
 
     return cached(x, ("vector", co, block, shuffle), make)
 
@@ -122,10 +128,10 @@ def _zeros(count: int) -> Tensor:
 
 
 def phases(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int) -> list[Phase]:
-    """The packed convolutions of a layer; weight (Co, Ci, kh, kw)."""
+    """The packed convolutions of a layer, float32; weight (Co, Ci, kh, kw)."""
 
     def make() -> list[Phase]:
-        w = weight.detach()
+        w = weight.detach().float()
         if upsample == 1:
             kh, kw = w.shape[2:]
             return [Phase(_pack(w, kernel, shuffle), kh, kw, top, left, 0, 0)]

@@ -95,7 +95,10 @@ def _remember(key: str) -> None:
 
 
 def _check(isa: Isa) -> str:
-    problems = [_check_kernel(isa, kernel) for kernel in isa.kernels]
+    problems = [_check_kernel(isa, kernel, 0) for kernel in isa.kernels]
+    # What converts 16 bits is the same code in all kernels of a kind.
+    first = {kernel.kind: kernel for kernel in reversed(isa.kernels)}
+    problems += [_check_kernel(isa, kernel, dtype) for kernel in first.values() for dtype in (1, 2)]
     problems += [_check_epilogue(isa, i, name) for i, name in enumerate(_TRUE_ACTIVATIONS)]
     problems += _check_memory_ops(isa)
     wrong = [problem for problem in problems if problem]
@@ -112,7 +115,19 @@ def _check(isa: Isa) -> str:
     return reason
 
 
-def _check_kernel(isa: Isa, kernel: Any) -> str:
+def _elements(a: np.ndarray, dtype: int) -> np.ndarray:
+    """a, float32, as the elements of csrc/params.h's dtype; cut off, not rounded."""
+    if dtype == 1:
+        return (a.view(np.uint32) >> 16).astype(np.uint16)
+    return a.astype(np.float16) if dtype == 2 else a
+
+
+def _floats(a: np.ndarray, dtype: int) -> np.ndarray:
+    """The values of such elements, float32."""
+    return (a.astype(np.uint32) << 16).view(np.float32) if dtype == 1 else a.astype(np.float32)
+
+
+def _check_kernel(isa: Isa, kernel: Any, dtype: int) -> str:
     """A 3x3 layer with PReLU and a residual on a ragged picture: two tiles and an odd pixel a row."""
     from sr_kernels import _C
     from sr_kernels.backends import cpu_pack
@@ -126,6 +141,8 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     x, residual, bias, slope = (
         rng.standard_normal(s).astype(np.float32) for s in ((h, w, ci), (h, w, co), (co,), (co,))
     )
+    given, added = _elements(x, dtype), _elements(residual, dtype)
+    x, residual = _floats(given, dtype), _floats(added, dtype)
     weight = rng.standard_normal((co, 1 if depthwise else ci, 3, 3)).astype(np.float32)
     padded = np.pad(x.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     truth = np.zeros((h, w, co))
@@ -156,10 +173,10 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
         packed = np.pad(weight, ((0, padding), (0, 0), (0, 0), (0, 0)))
         packed = packed.reshape(-1, group, packed.shape[1], 3, 3).transpose(0, 3, 4, 2, 1)
     packed, bias, slope = np.ascontiguousarray(packed), vector(bias), vector(slope)
-    y = np.full((h, w, co), np.nan, np.float32)
+    y = _elements(np.full((h, w, co), np.nan, np.float32), dtype)
 
     p = _C.ConvParams()
-    p.x, p.y, p.res1 = _view(x), _view(y), _view(residual)
+    p.x, p.y, p.res1, p.dtype = _view(given), _view(y), _view(added), dtype
     p.set_weights(packed.ctypes.data, bias.ctypes.data, slope.ctypes.data)
     p.set_input(1, h, w, ci)
     p.set_output(h, w, co)
@@ -170,8 +187,12 @@ def _check_kernel(isa: Isa, kernel: Any) -> str:
     # A sum of k terms in float32 is off by at most k roundings of its magnitude, a wrong index by far more.
     # (Winograd's transforms enlarge the terms about tenfold, and there are four times fewer.)
     bound = 9 * ci * 2.0**-23 * magnitude
-    error = float(np.abs(y - truth).max())
-    return "" if error <= bound else f"{kernel.name}: error {error:.3g} above {bound:.3g}"
+    bound += (0.0, 2.0**-8, 2.0**-11)[dtype] * float(np.abs(truth).max())
+    error = float(np.abs(_floats(y, dtype) - truth).max())
+    wrong = (
+        f"{kernel.name} of {('float32', 'bfloat16', 'float16')[dtype]}: error {error:.3g} above {bound:.3g}"
+    )
+    return "" if error <= bound else wrong
 
 
 _erf = np.vectorize(math.erf)
@@ -255,7 +276,8 @@ def _check_memory_ops(isa: Isa) -> list[str]:
 
     x, r1, r2 = rng.standard_normal((3, 101)).astype(np.float32)
     y = np.full(101, np.nan, np.float32)
-    _C.add(isa.index, x.ctypes.data, r1.ctypes.data, r2.ctypes.data, y.ctypes.data, 101, 0.5, -2.0, 0.25, 1)
+    pointers = x.ctypes.data, r1.ctypes.data, r2.ctypes.data, y.ctypes.data
+    _C.add(isa.index, *pointers, 101, 0.5, -2.0, 0.25, 0, 1)
     if not np.allclose(y, 0.5 * x - 2.0 * r1 + 0.25 * r2, rtol=1e-5, atol=1e-5):
         wrong.append("residual_add")
 

@@ -108,7 +108,7 @@ loader.loader.exec_module(C)
 assert "torch" not in sys.modules
 x = np.arange(4 * 40000, dtype=np.float32)
 y = np.empty_like(x)
-C.add(0, x.ctypes.data, x.ctypes.data, 0, y.ctypes.data, x.size, 2.0, 0.5, 0.0, 8)
+C.add(0, x.ctypes.data, x.ctypes.data, 0, y.ctypes.data, x.size, 2.0, 0.5, 0.0, 0, 8)
 assert (y == 2.5 * x).all()
 print(repr(C.openmp_library()))
 """

@@ -96,7 +96,8 @@ def test_conv2d_in_other_dtypes(sample, dtype, backend):
             lambda a: reference.conv2d(**samples.plain(sample, a)),
             dtype,
         )
-    assert set(names) == {"torch/conv2d"}
+    if backend == "torch" or dtype == torch.float64:
+        assert set(names) == {"torch/conv2d"}
 
 
 def eager_transposed(a):

@@ -19,6 +19,7 @@ namespace {
 namespace SRK_ISA {
 // clang-format off: the order matters
 #include "vec.inl"
+#include "half.inl"
 #include "epilogue.inl"
 #include "conv_driver.inl"
 #include "winograd.inl"

@@ -1,7 +1,8 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
 // Cuts a convolution into tiles of one row and feeds them to a micro-kernel. A tile whose windows lie inside x
-// reads it in place; one that touches an edge reads a zero-filled copy of its patch. Every output pixel sums in
+// reads it in place; one that touches an edge, or whose input has 16 bits, reads a zero-filled copy of its patch in
+// float32. Every output pixel sums in
 // the same order wherever its tile lies, so that a picture cut into pieces gives the same bits.
 
 // What a micro-kernel reads: tap (ky, kx) of pixel i starts at data + ky*row + kx*tap + i*pixel, channels follow.
@@ -11,7 +12,8 @@ struct Source {
 };
 
 // Copies the windows of `pixels` conv pixels from (oy, ox) of image n into patch [kh][columns][ci], zero-filled.
-Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels, float* patch) {
+template <class T>
+Source gather_as(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels, float* patch) {
     const int64_t columns = (pixels - 1) * p.stride_x + (p.kw - 1) * p.dilation_x + 1;
     const int64_t first = ox * p.stride_x - p.pad_left, pitch = columns * p.ci;
     int64_t begin = first < 0 ? -first : 0, end = p.w - first < columns ? p.w - first : columns;
@@ -26,16 +28,20 @@ Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pi
         }
         __builtin_memset(row, 0, static_cast<size_t>(begin * p.ci) * 4);
         __builtin_memset(row + end * p.ci, 0, static_cast<size_t>((columns - end) * p.ci) * 4);
-        const float* x = at(p.x, n, iy, first);
+        const T* x = at<T>(p.x, n, iy, first);
         if (p.x.sx == p.ci) {
-            __builtin_memcpy(row + begin * p.ci, x + begin * p.ci,
-                             static_cast<size_t>((end - begin) * p.ci) * 4);
+            widen(x + begin * p.ci, (end - begin) * p.ci, row + begin * p.ci);
         } else {
-            for (int64_t j = begin; j < end; ++j)
-                __builtin_memcpy(row + j * p.ci, x + j * p.x.sx, static_cast<size_t>(p.ci) * 4);
+            for (int64_t j = begin; j < end; ++j) widen(x + j * p.x.sx, p.ci, row + j * p.ci);
         }
     }
     return {patch, pitch, p.dilation_x * p.ci, p.stride_x * p.ci};
+}
+
+Source gather(const ConvParams& p, int64_t n, int64_t oy, int64_t ox, int64_t pixels, float* patch) {
+    return p.dtype == kFloat32    ? gather_as<float>(p, n, oy, ox, pixels, patch)
+           : p.dtype == kBFloat16 ? gather_as<BFloat16>(p, n, oy, ox, pixels, patch)
+                                  : gather_as<Float16>(p, n, oy, ox, pixels, patch);
 }
 
 // Brings what the tile below this one will read first, its last stride_y input rows.
@@ -46,17 +52,19 @@ inline void prefetch_below(const ConvParams& p, int64_t n, int64_t oy, int64_t o
     if (first + count > p.w) count = p.w - first;
     for (int64_t iy = bottom + 1; iy <= bottom + p.stride_y && iy < p.h; ++iy) {
         if (iy < 0) continue;
-        const float* x = at(p.x, n, iy, first);
-        for (int64_t i = 0; i < count * p.x.sx; i += 16) prefetch(x + i);
+        const char* x = address(p, p.x, n, iy, first);
+        const int64_t bytes = count * p.x.sx * element_size(p.dtype);
+        for (int64_t i = 0; i < bytes; i += 64) prefetch(x + i);
     }
 }
 
 // Brings what the epilogue will add into L1 while the sums are made.
 inline void prefetch_residual(const ConvParams& p, const View& r, int64_t n, int64_t oy, int64_t ox,
                               int64_t count) {
-    const float* pixel = at(r, n, oy * p.step + p.phase_y, ox * p.step + p.phase_x);
-    for (int64_t i = 0; i < count; ++i, pixel += p.step * r.sx)
-        for (int64_t c = 0; c < p.co; c += 16) prefetch(pixel + c);
+    const char* pixel = address(p, r, n, oy * p.step + p.phase_y, ox * p.step + p.phase_x);
+    const int64_t size = element_size(p.dtype);
+    for (int64_t i = 0; i < count; ++i, pixel += p.step * r.sx * size)
+        for (int64_t c = 0; c < p.co * size; c += 64) prefetch(pixel + c);
 }
 
 // Brings the columns that the next tile of the row adds into L1: for kernels whose weights leave it room.
@@ -95,7 +103,7 @@ void run_rows(const void* context, int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
         const int64_t n = task / p.oh, oy = task % p.oh;
         const int64_t iy = oy * p.stride_y - p.pad_top;
-        const bool rows_inside = iy >= 0 && iy + reach_y < p.h;
+        const bool rows_inside = p.dtype == kFloat32 && iy >= 0 && iy + reach_y < p.h;
         for (int64_t ox = 0; ox < p.ow; ox += plan.pixels) {
             // The last tile is moved back so that it is full; what it computes twice is stored once.
             const int64_t start = ox + plan.pixels > p.ow && p.ow > plan.pixels ? p.ow - plan.pixels : ox;

@@ -88,23 +88,33 @@ inline V weighted(const AddParams& p, V x, V r1, V r2) {
     return Two ? y + p.b2 * r2 : y;
 }
 
-template <bool Two>
+template <class T, bool Two>
 void add_chunk(const void* context, int64_t begin, int64_t end) {
     const AddParams& p = *static_cast<const AddParams*>(context);
+    const auto *x = static_cast<const T*>(p.x), *r1 = static_cast<const T*>(p.r1),
+               *r2 = static_cast<const T*>(p.r2);
+    T* y = static_cast<T*>(p.y);
     const int64_t stop = end * kChunk < p.count ? end * kChunk : p.count;
     int64_t i = begin * kChunk;
     for (; i + L <= stop; i += L)
-        store(p.y + i, weighted<Two>(p, load(p.x + i), load(p.r1 + i), Two ? load(p.r2 + i) : V{}));
+        store(y + i, weighted<Two>(p, load(x + i), load(r1 + i), Two ? load(r2 + i) : V{}));
     if (const int64_t rest = stop - i; rest > 0)
-        store_n(p.y + i,
-                weighted<Two>(p, load_n(p.x + i, rest), load_n(p.r1 + i, rest),
-                              Two ? load_n(p.r2 + i, rest) : V{}),
+        store_n(y + i,
+                weighted<Two>(p, load_n(x + i, rest), load_n(r1 + i, rest), Two ? load_n(r2 + i, rest) : V{}),
                 rest);
 }
 
+template <class T>
+TaskFn add_by_count(const AddParams& p) {
+    return p.r2 ? add_chunk<T, true> : add_chunk<T, false>;
+}
+
 void add(const AddParams& p) {
+    const TaskFn fn = p.dtype == kFloat32    ? add_by_count<float>(p)
+                      : p.dtype == kBFloat16 ? add_by_count<BFloat16>(p)
+                                             : add_by_count<Float16>(p);
     const int64_t chunks = (p.count + kChunk - 1) / kChunk;
-    parallel_for(chunks, chunks / (2 * p.threads), p.threads, p.r2 ? add_chunk<true> : add_chunk<false>, &p);
+    parallel_for(chunks, chunks / (2 * p.threads), p.threads, fn, &p);
 }
 
 template <class T>

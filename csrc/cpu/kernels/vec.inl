@@ -18,11 +18,11 @@ typedef float VU __attribute__((vector_size(4 * SRK_LANES), aligned(4), may_alia
 #endif
 
 // Brings a line into L1. Not __builtin_prefetch: GCC deletes a loop that does nothing else.
-inline void prefetch(const float* p) {
+inline void prefetch(const void* p) {
 #if defined(__x86_64__)
-    __asm__ volatile("prefetcht0 %0" : : "m"(*p));
+    __asm__ volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
 #else
-    __asm__ volatile("prfm pldl1keep, %0" : : "Q"(*p));
+    __asm__ volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p)));
 #endif
 }
 

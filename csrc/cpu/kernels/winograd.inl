@@ -146,14 +146,14 @@ SRK_INLINE void store_column(const V (&d)[Winograd<M>::kEdge], float* v, int64_t
 
 // V of one tile and one vector of channels: x [kEdge][kEdge] with strides `row` and `pixel`, v[point*stride].
 // Two columns at a time, which registers hold, and x is read for each: loads are cheaper than stores in between.
-template <int M, bool Whole>
-SRK_INLINE void input_transform(const float* x, int64_t row, int64_t pixel, int64_t lanes, float* v,
+template <int M, bool Whole, class T>
+SRK_INLINE void input_transform(const T* x, int64_t row, int64_t pixel, int64_t lanes, float* v,
                                 int64_t stride) {
     using W = Winograd<M>;
     constexpr int E = W::kEdge;
     const auto columns = [&](auto number) {
         constexpr int P = decltype(number)::value;
-        const float* from = x;
+        const T* from = x;
         __asm__("" : "+r"(from));  // or what was loaded for two columns is spilled for the next
         V a[E], b[E];
 #pragma GCC unroll 8
@@ -171,32 +171,47 @@ SRK_INLINE void input_transform(const float* x, int64_t row, int64_t pixel, int6
     columns(Index<0>{}), columns(Index<1>{}), columns(Index<2>{});
 }
 
+template <int M, class T>
+void transform_tile(const T* x, int64_t row, int64_t pixel, int64_t count, float* v, int64_t stride) {
+    int64_t c = 0;
+    for (; c + L <= count; c += L) input_transform<M, true>(x + c, row, pixel, L, v + c, stride);
+    if (c < count) input_transform<M, false>(x + c, row, pixel, count - c, v + c, stride);
+}
+
 // Channels [k, k+count) of all tiles of a block, zero outside x.
-template <int M>
-void transform_block(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t count, float* v,
-                     float* patch) {
+template <int M, class T>
+void transform_block_as(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t count,
+                        float* v, float* patch) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
     for (int64_t t = 0; t < block.count; ++t, v += plan.pitch) {
         const WinogradTile tile = block.tiles[t];
         const int64_t iy = tile.oy - p.pad_top, ix = tile.ox - p.pad_left;
-        const float* x = at(p.x, tile.n, iy, ix) + k;
-        int64_t row = p.x.sy, pixel = p.x.sx;
+        const T* x = at<T>(p.x, tile.n, iy, ix) + k;
+        const int64_t row = p.x.sy, pixel = p.x.sx;
         if (iy < 0 || ix < 0 || iy + E > p.h || ix + E > p.w) {
             for (int64_t i = 0; i < E; ++i)
                 for (int64_t j = 0; j < E; ++j) {
                     float* to = patch + (i * E + j) * kDepth;
                     if (iy + i >= 0 && iy + i < p.h && ix + j >= 0 && ix + j < p.w)
-                        __builtin_memcpy(to, x + i * row + j * pixel, static_cast<size_t>(count) * 4);
+                        widen(x + i * row + j * pixel, count, to);
                     else
                         __builtin_memset(to, 0, static_cast<size_t>(count) * 4);
                 }
-            x = patch, row = E * kDepth, pixel = kDepth;
+            transform_tile<M>(patch, E * kDepth, kDepth, count, v, plan.v_point);
+        } else {
+            transform_tile<M>(x, row, pixel, count, v, plan.v_point);
         }
-        int64_t c = 0;
-        for (; c + L <= count; c += L) input_transform<M, true>(x + c, row, pixel, L, v + c, plan.v_point);
-        if (c < count) input_transform<M, false>(x + c, row, pixel, count - c, v + c, plan.v_point);
     }
+}
+
+template <int M>
+void transform_block(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t count, float* v,
+                     float* patch) {
+    const int32_t dtype = plan.p->dtype;
+    dtype == kFloat32    ? transform_block_as<M, float>(plan, block, k, count, v, patch)
+    : dtype == kBFloat16 ? transform_block_as<M, BFloat16>(plan, block, k, count, v, patch)
+                         : transform_block_as<M, Float16>(plan, block, k, count, v, patch);
 }
 
 // Sums m[point*m_point] of one tile and one channel block to finished outputs.
@@ -248,6 +263,18 @@ struct InverseTransform {
         float* t;
     };
 
+    // Copies of the residuals of a tile and a vector, [M*M][L] each.
+    void hold_residuals(const Target& to, int64_t q, int64_t lanes, float* r1, float* r2) const {
+        const ConvParams& p = *plan.p;
+        for (int64_t i = 0; i < to.rows; ++i)
+            for (int64_t j = 0; j < to.columns; ++j) {
+                const int64_t py = (to.tile.oy + i) * p.step + p.phase_y;
+                const int64_t px = (to.tile.ox + j) * p.step + p.phase_x, slot = (i * M + j) * L;
+                if (p.res1.data) residual(p, address(p, p.res1, to.tile.n, py, px), q, lanes, r1 + slot);
+                if (p.res2.data) residual(p, address(p, p.res2, to.tile.n, py, px), q, lanes, r2 + slot);
+            }
+    }
+
     template <int Act, bool Plain, bool Whole, bool Stream>
     SRK_INLINE void vector(const Factors& f, const Target& to, const float* sums, int64_t q,
                            int64_t lanes) const {
@@ -255,6 +282,8 @@ struct InverseTransform {
         constexpr int E = W::kEdge;
         const ConvParams& p = *plan.p;
         const WinogradTile& tile = to.tile;
+        float held[2][Plain ? 1 : M * M * L];
+        if (!Plain && !residuals_ready(p)) hold_residuals(to, q, lanes, held[0], held[1]);
         V half[M][E];
 #pragma GCC unroll 8
         for (int j = 0; j < E; ++j) {
@@ -266,8 +295,13 @@ struct InverseTransform {
             for (int i = 0; i < M; ++i) half[i][j] = r[i];
         }
         const V bias = load(p.bias + q), slopes = Act == kPrelu ? load(p.prelu + q) : V{};
-        const int64_t step_1 = p.step * p.res1.sx, step_2 = p.step * p.res2.sx;
         const int64_t px = tile.ox * p.step + p.phase_x;
+        const bool ready = residuals_ready(p);
+        const int64_t step_1 = ready ? p.step * p.res1.sx : L, step_2 = ready ? p.step * p.res2.sx : L;
+        const auto vector_of = [&](const View& r, const float* copy, int64_t py, int row) -> const float* {
+            if (Plain || !r.data) return nullptr;
+            return ready ? at(r, tile.n, py, px) + q : copy + row * M * L;
+        };
         float* line = to.at_once ? destination(p, tile.n, tile.oy, tile.ox, q) : to.t + (q - q0);
         const int64_t down = to.at_once ? p.step * p.shuffle * p.y.sy : kMaxPixels * plan.channels;
         const int64_t right = to.at_once ? p.step * p.shuffle * p.y.sx : plan.channels;
@@ -277,13 +311,13 @@ struct InverseTransform {
             V y[M];
             W::output(half[i], y);
             const int64_t py = (tile.oy + i) * p.step + p.phase_y;
-            const float* r1 = !Plain && p.res1.data ? at(p.res1, tile.n, py, px) : nullptr;
-            const float* r2 = !Plain && p.res2.data ? at(p.res2, tile.n, py, px) : nullptr;
+            const float* r1 = vector_of(p.res1, held[0], py, i);
+            const float* r2 = vector_of(p.res2, held[1], py, i);
             float* out = line;
 #pragma GCC unroll 8
             for (int j = 0; j < M; ++j) {
                 if (j >= to.columns) break;
-                const V v = finished<Act, Plain, Whole>(p, f, y[j], bias, slopes, q, lanes, r1, r2);
+                const V v = finished<Act, Plain, Whole>(f, y[j], bias, slopes, lanes, r1, r2);
                 if (Stream)
                     stream(out, v);
                 else if (Whole || !to.at_once)
@@ -300,12 +334,13 @@ struct InverseTransform {
 
 // Brings `count` channels of the M pixels at (y, x), as far as they lie in a picture of h x w, into the caches.
 template <int M>
-inline void prefetch_pixels(const View& view, int64_t n, int64_t y, int64_t x, int64_t h, int64_t w,
-                            int64_t step, int64_t count) {
+inline void prefetch_pixels(const ConvParams& p, const View& view, int64_t n, int64_t y, int64_t x, int64_t h,
+                            int64_t w, int64_t step, int64_t count) {
     if (y < 0 || y >= h || x < 0 || x + M * step > w) return;
-    const float* from = at(view, n, y, x);
-    for (int64_t j = 0; j < M; ++j, from += step * view.sx)
-        for (int64_t c = 0; c < count; c += 16) prefetch(from + c);
+    const int64_t size = element_size(p.dtype);
+    const char* from = address(p, view, n, y, x);
+    for (int64_t j = 0; j < M; ++j, from += step * view.sx * size)
+        for (int64_t c = 0; c < count * size; c += 64) prefetch(from + c);
 }
 
 // Part `part` of `parts` of channels [k, k+kDepth) of the input rows that a block adds to those of the one before.
@@ -316,10 +351,10 @@ inline void prefetch_input(const WinogradPlan& plan, const WinogradBlock& block,
     const ConvParams& p = *plan.p;
     const int64_t jobs = block.count * E, count = p.ci - k < kDepth ? p.ci - k : kDepth;
     View view = p.x;
-    view.data += k;
+    view.data = static_cast<char*>(view.data) + k * element_size(p.dtype);
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
         const WinogradTile tile = block.tiles[job / E];
-        prefetch_pixels<M>(view, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M, p.h,
+        prefetch_pixels<M>(p, view, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M, p.h,
                            p.w, 1, count);
     }
 }
@@ -330,10 +365,10 @@ inline void prefetch_residual(const WinogradPlan& plan, View view, const Winogra
                               int64_t part, int64_t parts) {
     const ConvParams& p = *plan.p;
     const int64_t jobs = block.count * M, count = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
-    view.data += q0;
+    view.data = static_cast<char*>(view.data) + q0 * element_size(p.dtype);
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
         const WinogradTile tile = block.tiles[job / M];
-        prefetch_pixels<M>(view, tile.n, (tile.oy + job % M) * p.step + p.phase_y,
+        prefetch_pixels<M>(p, view, tile.n, (tile.oy + job % M) * p.step + p.phase_y,
                            tile.ox * p.step + p.phase_x, p.oh * p.step, p.ow * p.step, p.step, count);
     }
 }
