@@ -194,4 +194,13 @@ PYBIND11_MODULE(_C, m) {
         py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"), py::arg("threads"));
     m.def("image_to_float", &image<&srk::Isa::image_to_float>);
     m.def("float_to_image", &image<&srk::Isa::float_to_image>);
+    m.def(
+        "probe",
+        [](int index, int64_t pieces, int threads) {
+            const srk::Isa& chosen = isa(index);
+            py::gil_scoped_release released;
+            return chosen.probe(pieces, threads);
+        },
+        py::arg("isa"), py::arg("pieces"), py::arg("threads"),
+        "Multiply-adds in registers; the floating-point operations done.");
 }

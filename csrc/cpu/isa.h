@@ -26,6 +26,8 @@ struct Isa {
     void (*add)(const AddParams&);
     void (*image_to_float)(const ImageParams&);
     void (*float_to_image)(const ImageParams&);
+    // Multiply-adds in registers, so many pieces on so many threads; the floating-point operations done.
+    int64_t (*probe)(int64_t pieces, int threads);
 };
 
 // The instruction sets that are built in and that this CPU and its system support, best last.

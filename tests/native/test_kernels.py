@@ -376,3 +376,13 @@ def test_more_than_two_to_the_31_elements_are_addressed(isa):
     backend = cpu.CpuBackend()
     with cpu.limit_isa(isa):
         assert torch.equal(backend.conv2d(args), backend.conv2d(near))
+
+
+@every_isa
+def test_the_probe_counts_what_it_does(isa):
+    found = next(i for i in cpu.ISAS if i.name == isa)
+    one = cpu._C.probe(found.index, 1, 1)
+    assert one > 0
+    assert one % (2 * found.lanes) == 0
+    assert cpu._C.probe(found.index, 5, 2) == 5 * one
+    assert cpu._C.probe(found.index, 0, 1) == 0

@@ -26,6 +26,7 @@ namespace SRK_ISA {
 #include "winograd_pack.inl"
 #include "conv_kernels.inl"
 #include "pointwise.inl"
+#include "probe.inl"
 // clang-format on
 }  // namespace SRK_ISA
 }  // namespace
@@ -41,5 +42,6 @@ const Isa SRK_CAT(isa_, SRK_ISA) = {
     SRK_ISA::add,
     SRK_ISA::image_to_float,
     SRK_ISA::float_to_image,
+    SRK_ISA::probe,
 };
 }  // namespace srk
