@@ -1,7 +1,8 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
 # Every target sets up what it needs, in .venv, and reuses it the next time.
-#   make demo | test | bench | bench-sweep | bench-check | bench-ops | lint | format | sanitize | setup | clean | distclean
+#   make demo | test | bench | bench-sweep | bench-roofline | bench-check | bench-ops
+#        lint | format | sanitize | setup | clean | distclean
 #   PYTHON=python3.12   the interpreter that .venv is made from (once)
 #   TORCH='torch==2.9.1'   what is given to pip for PyTorch; another value installs another torch
 
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: setup test demo bench bench-sweep bench-check bench-ops lint sanitize format clean distclean FORCE
+.PHONY: setup test demo bench bench-sweep bench-roofline bench-check bench-ops lint sanitize format clean distclean FORCE
 
 setup: $(STAMPS)/native
 
@@ -31,12 +32,18 @@ test: setup
 demo: setup
 	$(BIN)/python -m benchmarks.demo
 
+# Networks and layers; without BENCH_ARGS the sweep and the roofline too.
 bench: setup $(STAMPS)/bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	$(if $(BENCH_ARGS),,$(BIN)/python -m benchmarks.sweep && $(BIN)/python -m benchmarks.roofline)
 
-# Time per pixel against size, in about a minute.
+# Time per pixel against size, about a minute and a half.
 bench-sweep: setup
 	$(BIN)/python -m benchmarks.sweep $(BENCH_ARGS)
+
+# The layers beside what the machine can multiply and move, about half a minute.
+bench-roofline: setup
+	$(BIN)/python -m benchmarks.roofline $(BENCH_ARGS)
 
 # Ratios to the peers against the committed ones of this machine; exits with 1 where one regressed.
 bench-check: setup $(STAMPS)/bench

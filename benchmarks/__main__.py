@@ -15,9 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import baseline, report
+from benchmarks import baseline, plots, report, roofline, sweep
 from benchmarks.cases import select
-from sr_kernels.bench import machine, peers, tables
+from sr_kernels.bench import machine, peers, runtimes, tables
 from sr_kernels.bench.problem import Case
 from sr_kernels.bench.results import OURS, CaseResult, Run
 from sr_kernels.bench.runner import Settings, measure
@@ -82,8 +82,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--readme",
         action="store_true",
-        help="write the marked tables of README.md and docs/performance.md from the whole run's JSON file "
-        "and the held-out photographs, measure nothing",
+        help="write the marked tables of README.md and docs/performance.md and the plots of docs/img from "
+        "benchmarks/results and the held-out photographs, measure nothing",
     )
     return found
 
@@ -229,18 +229,34 @@ def measure_limited(args: argparse.Namespace, cases: Sequence[Case]) -> list[Cas
 
 
 def write_documents() -> int:
-    """Fill the marked blocks; say what changed."""
+    """Fill the marked blocks and draw the plots; say what changed."""
     run = Run.read(RESULTS)
     readme, performance = ROOT / "README.md", ROOT / "docs" / "performance.md"
-    blocks = (
+    blocks = [
         (readme, "quality", report.quality()),
         (readme, "bench", report.markdown(run, brief=True)),
         (performance, "bench", report.markdown(run)),
-    )
+    ]
+    if sweep.RESULTS.exists():
+        blocks.append((performance, "sweep", sweep.markdown(sweep.Sweep.read(sweep.RESULTS))))
+    if roofline.RESULTS.exists():
+        blocks.append((performance, "roofline", roofline.markdown(roofline.Roofline.read(roofline.RESULTS))))
     for path, block, text in blocks:
         changed = report.fill(path, block, text)
         print(f"{path.relative_to(ROOT)}: {block} {'written' if changed else 'unchanged'}")
+    if absent := runtimes.missing("matplotlib"):
+        print(f"docs/img: not written: {absent}")
+        return 1
+    for kind, results in plotted():
+        for written in plots.write(kind, results):
+            print(f"{written.relative_to(ROOT)}: written")
     return 0
+
+
+def plotted() -> list[tuple[str, Path]]:
+    """The kinds of plots and their results, where these are there."""
+    found = [("networks", RESULTS), ("sweep", sweep.RESULTS), ("roofline", roofline.RESULTS)]
+    return [(kind, results) for kind, results in found if results.exists()]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ constexpr int64_t kProbeSteps = 4096;
 void probe_steps(const void* context, int64_t begin, int64_t end) {
     // 2 is where x * 0.5 + 1 stays: no infinities, no denormals.
     V factor = splat(0.5f), term = splat(1.0f), chain[kChains];
-    for (V& v : chain) {
-        v = splat(*static_cast<const float*>(context));
-        SRK_OPAQUE(v);
+    // All unrolled: an array that is indexed by a variable lies in memory.
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) {
+        chain[c] = splat(*static_cast<const float*>(context));
+        SRK_OPAQUE(chain[c]);
     }
     SRK_OPAQUE(factor);
     SRK_OPAQUE(term);
@@ -24,7 +26,8 @@ void probe_steps(const void* context, int64_t begin, int64_t end) {
         }
     }
     V sum{};
-    for (const V& v : chain) sum += v;
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) sum += chain[c];
     volatile float kept = sum[0];
     (void)kept;
 }
