@@ -4,23 +4,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from sr_kernels import reference
 from sr_kernels.backends.base import BackendError, memory_format_of, with_format
 from sr_kernels.backends.registry import chosen, find, record
 from sr_kernels.ops import _arguments, _check, _library
 from sr_kernels.ops._conv2d import OP
-
-# tensor -> (its dtype, address, shape, strides and version; its storage; what was made from it, by name)
-_cache = WeakTensorKeyDictionary()
-_lock = threading.Lock()
 
 
 def _taps(kernel: int, stride: int, padding: int) -> tuple[list[int], int, int]:
@@ -52,35 +46,9 @@ def subpixel_weight(weight: Tensor, stride: int, padding: Sequence[int]) -> Tens
     return w.reshape(co * stride * stride, ci, taps_y, taps_x)
 
 
-def _derived(x: Tensor, name: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """make(x), kept under that name for as long as x lives and is not written to.
-
-    The storage is held too: `x.data = ...` leaves the version alone, and a freed address may be given out
-    again, so that an address alone would prove nothing.
-    """
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
-        return make(x)
-    if type(x) not in (Tensor, torch.nn.Parameter) or x.is_inference() or _library.has_tangent(x):
-        return make(x)
-    try:
-        state = (x.dtype, x.data_ptr(), x.shape, x.stride(), x._version)
-    except RuntimeError:  # a tensor without storage: vmap, functionalisation
-        return make(x)
-    with _lock:
-        kept = _cache.get(x)
-        if kept is None or kept[0] != state:
-            kept = _cache[x] = state, x.detach(), {}
-        values: dict[Hashable, Tensor] = kept[2]
-        if name not in values:
-            # not an inference tensor even under inference mode: a later backward may save it
-            with torch.inference_mode(False), torch.no_grad():
-                values[name] = make(x.detach())
-        return values[name]
-
-
 def _repeated(x: Tensor | None, times: int) -> Tensor | None:
     """Per channel (C,) -> per channel before the shuffle (C*times,)."""
-    return None if x is None else _derived(x, times, lambda x: x.repeat_interleave(times))
+    return None if x is None else _library.derived(x, times, lambda x: x.repeat_interleave(times))
 
 
 def conv_transpose2d(
@@ -151,7 +119,7 @@ def conv_transpose2d(
         prelu_weight = _repeated(prelu_weight, s * s)
     y = OP(
         input,
-        _derived(weight, (s, paddings), lambda w: subpixel_weight(w, s, paddings)),
+        _library.derived(weight, (s, paddings), lambda w: subpixel_weight(w, s, paddings)),
         _repeated(bias, s * s),
         (1, 1),
         sides,

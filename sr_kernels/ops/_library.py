@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import Library
+from torch.nn import Parameter
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from sr_kernels.backends.base import Backend, BackendError, ConvArgs, DenseBlockArgs
 from sr_kernels.backends.registry import chosen, find, select
@@ -19,6 +22,9 @@ from sr_kernels.backends.registry import chosen, find, select
 NAMESPACE = "sr_kernels"
 LIBRARY = Library(NAMESPACE, "DEF")
 
+# tensor -> (its dtype, address, shape, strides and version; its storage; what was made from it, by name)
+_cache = WeakTensorKeyDictionary()
+_lock = threading.Lock()
 _AUTOCAST_KEYS = (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"))
 
 
@@ -122,6 +128,32 @@ def has_tangent(args: Any) -> bool:
     return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
+def derived(x: Tensor, name: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """make(x), kept under that name for as long as x lives and is not written to.
+
+    The storage is held too: `x.data = ...` leaves the version alone, and a freed address may be given out
+    again, so that an address alone would prove nothing.
+    """
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        return make(x)
+    if type(x) not in (Tensor, Parameter) or x.is_inference() or has_tangent(x):
+        return make(x)
+    try:
+        state = (x.dtype, x.data_ptr(), x.shape, x.stride(), x._version)
+    except RuntimeError:  # a tensor without storage: vmap, functionalisation
+        return make(x)
+    with _lock:
+        kept = _cache.get(x)
+        if kept is None or kept[0] != state:
+            kept = _cache[x] = state, x.detach(), {}
+        values: dict[Hashable, Tensor] = kept[2]
+        if name not in values:
+            # not an inference tensor even under inference mode: a later backward may save it
+            with torch.inference_mode(False), torch.no_grad():
+                values[name] = make(x.detach())
+        return values[name]
+
+
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """function of every tensor in an argument: a tensor, a list of tensors, or anything else."""
     if isinstance(value, Tensor):
@@ -147,7 +179,10 @@ def _autocast_kernel(
 
         def cast(x: Tensor) -> Tensor:
             eligible = x.is_floating_point() and x.dtype != torch.float64 and x.device.type == device
-            return x.to(dtype) if eligible else x
+            if not eligible or x.dtype == dtype:
+                return x
+            # weights are packed for the kernels once a tensor: the cast one must be the same at every call
+            return derived(x, dtype, lambda x: x.to(dtype)) if isinstance(x, Parameter) else x.to(dtype)
 
         cast_args = [_map(cast, arg) for arg in args]
         with torch._C._ExcludeDispatchKeyGuard(keys):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from sr_kernels import models, ops, reference
-from sr_kernels.backends import record_kernels
+from sr_kernels.backends import record_kernels, use_backend
 from sr_kernels.backends.base import ConvArgs
 from sr_kernels.config import set_precision
 from tests import samples
@@ -234,10 +234,41 @@ def test_models_run_natively_from_end_to_end(name, dtype):
     x = torch.rand(1, model.in_channels, 12, 14).to(dtype).clone(memory_format=torch.channels_last)
     with torch.no_grad():
         exact = model.double()(x.double())
-        with record_kernels() as names:
+        with use_backend("cpu"), record_kernels() as names:
             y = model.to(dtype)(x)
     assert names
     assert all(kernel.startswith("cpu/") for kernel in names), names
     assert y.dtype == dtype
     error, size = (t.double().square().mean().sqrt() for t in (y - exact, exact))
     assert error < 10 * torch.finfo(dtype).eps * size
+
+
+@every_dtype
+def test_autocast_runs_natively_and_packs_weights_once(dtype):
+    model = models.create("srvgg", scale=2)
+    x = torch.rand(1, 3, 8, 12).clone(memory_format=torch.channels_last)
+    with torch.no_grad(), use_backend("cpu"), torch.autocast("cpu", dtype):
+        first = model(x)
+        kept = len(cpu.cpu_pack._cache)
+        with record_kernels() as names:
+            assert torch.equal(first, model(x))
+    assert all(name.startswith("cpu/") for name in names)
+    assert len(cpu.cpu_pack._cache) == kept > 0
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU has no AVX512-BF16")
+def test_plain_bfloat16_layers_are_left_to_avx512_bf16():
+    backend = cpu.CpuBackend()
+    x = torch.rand(1, 64, 16, 16, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+
+    def slower(co, size, **changes):
+        weight = torch.rand(co, 64, size, size, dtype=x.dtype)
+        return bool(backend.slower("conv2d", ConvArgs(x, weight, padding=(size // 2,) * 4, **changes)))
+
+    assert slower(64, 1)
+    assert slower(64, 5)
+    assert not slower(64, 3)
+    assert not slower(3, 3)
+    assert not slower(64, 5, pixel_shuffle=2)
+    with set_precision("highest"):
+        assert slower(64, 3)
