@@ -45,10 +45,14 @@ py::list isas() {
     return out;
 }
 
+void check_kernel(const srk::Isa& isa, const srk::ConvParams& p) {
+    if (p.kernel < 0 || p.kernel >= isa.kernel_count)
+        throw std::out_of_range("no kernel " + std::to_string(p.kernel) + " in " + isa.name);
+}
+
 void conv2d(int index, const srk::ConvParams& p) {
     const srk::Isa& chosen = isa(index);
-    if (p.kernel < 0 || p.kernel >= chosen.kernel_count)
-        throw std::out_of_range("no kernel " + std::to_string(p.kernel) + " in " + chosen.name);
+    check_kernel(chosen, p);
     bool done;
     {
         py::gil_scoped_release released;
@@ -77,6 +81,26 @@ void pack_winograd(int index, uintptr_t w, uintptr_t u, std::array<int64_t, 2> s
         for (size_t k = 0; k < 3; ++k) p.g[i][k] = g[i][k];
     py::gil_scoped_release released;
     chosen.pack_winograd(p);
+}
+
+void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& layers, int64_t rows, int64_t height,
+                  int64_t columns, int threads) {
+    const srk::Isa& chosen = isa(index);
+    if (layers.empty() || layers.size() > srk::kMaxChain || rows < 1 || height < 1 || columns < 1)
+        throw std::out_of_range("a chain has 1 to " + std::to_string(srk::kMaxChain) +
+                                " layers and strips of 1 pixel or more");
+    std::vector<srk::ConvParams> copies;
+    for (const srk::ConvParams* p : layers) {
+        check_kernel(chosen, *p);
+        copies.push_back(*p);
+    }
+    bool done;
+    {
+        py::gil_scoped_release released;
+        done = chosen.chain(
+            {copies.data(), static_cast<int32_t>(copies.size()), rows, height, columns, threads});
+    }
+    if (!done) throw std::bad_alloc();
 }
 
 template <void (*srk::Isa::*Member)(const srk::ImageParams&)>
@@ -148,6 +172,8 @@ PYBIND11_MODULE(_C, m) {
         .def_readwrite("stream", &P::stream)
         .def_readwrite("threads", &P::threads);
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
+    m.def("conv2d_chain", &conv2d_chain, py::arg("isa"), py::arg("layers"), py::arg("rows"),
+          py::arg("height"), py::arg("columns"), py::arg("threads"));
 
     m.def("pack_winograd", &pack_winograd, py::arg("isa"), py::arg("weight"), py::arg("packed"),
           py::arg("size"), py::arg("strides"), py::arg("channels"), py::arg("transform"));

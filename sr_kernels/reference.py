@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,13 @@ def conv2d(
     if activation_after_add:
         y = activate(y, activation, negative_slope, prelu_weight)
     return shuffle_and_add(y, pixel_shuffle, base, base_mode)
+
+
+def conv2d_chain(input: Tensor, layers: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Convolutions one after the other; layers: their keyword arguments beyond the input."""
+    for layer in layers:
+        input = conv2d(input, **layer)
+    return input
 
 
 def shuffle_and_add(y: Tensor, factor: int, base: Tensor | None, base_mode: str) -> Tensor:

@@ -8,11 +8,12 @@ namespace srk {
 
 enum KernelKind : int32_t { kDirect, kThin, kDepthwise, kWinograd };
 
-// A convolution kernel: `channels` outputs by `pixels` of one row at a time.
+// A convolution kernel: `channels` outputs by `pixels` of one row at a time. The rounding of an output depends on all
+// inputs of the `edge` x `edge` outputs that are computed as one; 1: on its own window alone.
 struct ConvKernel {
     const char* name;
     KernelKind kind;
-    int32_t channels, pixels;
+    int32_t channels, pixels, edge;
     bool (*run)(const ConvParams&);  // false: no memory for scratch, nothing is promised about y
 };
 
@@ -22,6 +23,7 @@ struct Isa {
     const ConvKernel* kernels;
     int32_t kernel_count;
     void (*pack_winograd)(const WinogradPack&);
+    bool (*chain)(const ChainParams&);  // as ConvKernel::run
     void (*shuffle)(const ShuffleParams&);
     void (*add)(const AddParams&);
     void (*image_to_float)(const ImageParams&);

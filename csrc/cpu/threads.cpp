@@ -105,8 +105,9 @@ void parallel_for(int64_t count, int64_t grain, int threads, TaskFn fn, const vo
     }
 }
 
-void* scratch(size_t bytes) {
-    thread_local Scratch own;
+void* scratch(size_t bytes, int use) {
+    thread_local Scratch all[2];
+    Scratch& own = all[use];
     if (own.bytes < bytes) {
         std::free(own.data);
         const size_t rounded = (bytes + 4095) / 4096 * 4096;

@@ -13,8 +13,9 @@ using TaskFn = void (*)(const void* context, int64_t begin, int64_t end);
 // Runs fn over [0, count) in pieces of `grain` tasks on at most `threads` workers. Never throws.
 void parallel_for(int64_t count, int64_t grain, int threads, TaskFn fn, const void* context);
 
-// At least `bytes` of 64-byte aligned memory of this worker's own, valid until its next call; null if none is left.
-void* scratch(size_t bytes);
+// At least `bytes` of 64-byte aligned memory of this worker's own, valid until its next call for the same use (0: of a
+// kernel, 1: of what runs kernels); null if none is left.
+void* scratch(size_t bytes, int use = 0);
 
 // Path of the OpenMP runtime in use, "" for none.
 const char* openmp_library();

@@ -63,6 +63,23 @@ class DenseBlockArgs:
     residuals: Sequence[tuple[Tensor, float]] = ()
 
 
+@dataclass(slots=True)
+class ChainArgs:
+    """Convolutions one after the other. What passes between two is never a tensor of its own: from the second on,
+    `input` holds one pixel (`expanded`) that stands for the shape alone."""
+
+    layers: Sequence[ConvArgs]
+
+    @property
+    def input(self) -> Tensor:
+        return self.layers[0].input
+
+
+def expanded(shape: Sequence[int], like: Tensor) -> Tensor:
+    """A tensor of this shape (N, C, H, W), all of whose pixels are one, uninitialised, in the memory of C values."""
+    return like.new_empty(shape[1]).view(1, -1, 1, 1).expand(tuple(shape))
+
+
 class BackendError(RuntimeError):
     """An explicitly chosen backend cannot run, or no backend can; the message holds the reasons."""
 
@@ -113,8 +130,8 @@ class Backend:
     def reasons(self, op: str, args: object) -> list[str]:
         """Why this backend refuses these arguments; empty when it takes them.
 
-        op is the name of the method; args is its ConvArgs or DenseBlockArgs, and for the other ops the
-        tuple of the method's arguments. The answer depends on device, dtype, shapes and strides alone.
+        op is the name of the method; args is its ConvArgs, ChainArgs or DenseBlockArgs, and for the other ops
+        the tuple of the method's arguments. The answer depends on device, dtype, shapes and strides alone.
         """
         raise NotImplementedError
 
@@ -129,6 +146,10 @@ class Backend:
         return False
 
     def conv2d(self, args: ConvArgs) -> Tensor:
+        raise NotImplementedError
+
+    def conv2d_chain(self, args: ChainArgs) -> Tensor:
+        """Only where it takes less time than conv2d layer by layer, which is what runs otherwise."""
         raise NotImplementedError
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from sr_kernels import _C, config
-from sr_kernels.backends import cpu_pack, selfcheck
+from sr_kernels.backends import cpu_chain, cpu_pack, selfcheck
 from sr_kernels.backends.base import (
     Backend,
+    ChainArgs,
     ConvArgs,
     DenseBlockArgs,
     dense_strides,
@@ -149,6 +150,9 @@ class CpuBackend(Backend):
             return _conv_reasons(args)
         if isinstance(args, DenseBlockArgs):
             return _dense_block_reasons(args)
+        if isinstance(args, ChainArgs):
+            refused = [reason for layer in args.layers for reason in _conv_reasons(layer)]
+            return refused or cpu_chain.reasons(args.layers)
         assert isinstance(args, tuple)
         x: Tensor = args[0]
         if op == "residual_add":
@@ -162,6 +166,8 @@ class CpuBackend(Backend):
     def slower(self, op: str, args: object) -> list[str]:
         if isinstance(args, ConvArgs):
             return _conv_slower(args)
+        if isinstance(args, ChainArgs):
+            return cpu_chain.slower(args.layers)
         if op == "residual_add":
             assert isinstance(args, tuple)
             _, residuals, scale = args
@@ -181,6 +187,14 @@ class CpuBackend(Backend):
         memory_format = memory_format_of(args.input)
         y = _empty(args.output_shape(), torch.channels_last, args.input)
         _conv_into(_as_shuffle(args), y)
+        return with_format(y, memory_format)
+
+    def conv2d_chain(self, args: ChainArgs) -> Tensor:
+        memory_format = memory_format_of(args.layers[0].input)
+        last = args.layers[-1]
+        y = _empty(last.output_shape(), torch.channels_last, last.weight)
+        strips = cpu_chain.strips(args.layers, torch.get_num_threads())
+        _chain_into(args.layers, y, strips)
         return with_format(y, memory_format)
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
@@ -363,9 +377,16 @@ def _aligned(y: Tensor, lanes: int) -> bool:
 
 def _conv_into(a: ConvArgs, y: Tensor) -> None:
     """Runs the op into y (N, Co/r^2, Ho*r, Wo*r), each pixel's channels side by side."""
+    isa = current_isa()
+    for p in _calls(a, y, isa):
+        _C.conv2d(isa.index, p)
+
+
+def _calls(a: ConvArgs, y: Tensor, isa: Isa) -> Iterator[_C.ConvParams]:
+    """The native calls that make up the op, one after the other in the same struct; what they point at lives for
+    as long as the iterator."""
     co, ci, kh, kw = a.weight.shape
     oh, ow = a.conv_size()
-    isa = current_isa()
     kernel = isa.kernel_for(co, ci, a.groups > 1, _winograd(a, oh, ow))
     record(f"cpu/{kernel.name}/{isa.name}")
     if y.numel() == 0:
@@ -413,7 +434,20 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
         p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
         p.set_phase(a.upsample, phase.y, phase.x)
         p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), co)
-        _C.conv2d(isa.index, p)
+        yield p
+
+
+def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips) -> None:
+    """Runs layers[i + 1] on what layers[i] gives, strip by strip, the last into y as `_conv_into` does."""
+    isa = current_isa()
+    record(f"cpu/chain/{isa.name}")
+    results = [*(layer.input for layer in layers[1:]), y]
+    calls = [_calls(layer, result, isa) for layer, result in zip(layers, results, strict=True)]
+    params = [next(call, None) for call in calls]
+    if y.numel():
+        _C.conv2d_chain(
+            isa.index, params, strips.rows, strips.height, strips.columns, torch.get_num_threads()
+        )
 
 
 def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:

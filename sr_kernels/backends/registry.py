@@ -156,6 +156,21 @@ def select(op: str, device: str, args: object, requested: str = "") -> Backend:
     raise BackendError(f"{op}: no backend can run this on {device}. " + " | ".join(refusals))
 
 
+def willing(op: str, device: str, args: object, requested: str = "") -> Backend | None:
+    """The backend that runs op as a whole with these arguments and gains by it; None if none does, or the one asked
+    for does not. Raises ValueError for an unknown name."""
+    name = chosen(requested)
+    if name == "auto":
+        candidates = _candidates.get(device) or _able(device)
+    else:
+        candidates = [find(name)] if name in order(device) and not unavailable(name) else []
+    for backend in candidates:
+        offered = getattr(type(backend), op) is not getattr(Backend, op)
+        if offered and not backend.reasons(op, args) and not backend.slower(op, args):
+            return backend
+    return None
+
+
 def _explicit(name: str, op: str, device: str, args: object) -> Backend:
     backend = find(name)
     reasons = list(unavailable(name))

@@ -16,8 +16,8 @@ from torch.nn import Parameter
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sr_kernels.backends.base import Backend, BackendError, ConvArgs, DenseBlockArgs
-from sr_kernels.backends.registry import chosen, find, select
+from sr_kernels.backends.base import Backend, BackendError, ChainArgs, ConvArgs, DenseBlockArgs
+from sr_kernels.backends.registry import chosen, find, select, willing
 
 NAMESPACE = "sr_kernels"
 LIBRARY = Library(NAMESPACE, "DEF")
@@ -29,7 +29,7 @@ _AUTOCAST_KEYS = (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"))
 
 
 # What a backend's method takes, see Backend.reasons; and the name of the backend asked for.
-Packed = tuple[ConvArgs | DenseBlockArgs | tuple[Any, ...], str]
+Packed = tuple[ConvArgs | ChainArgs | DenseBlockArgs | tuple[Any, ...], str]
 
 
 def _device(args: Any) -> str:
@@ -44,16 +44,23 @@ def _run(backend: Backend, op: str, args: Any) -> Tensor:
 
 
 def define(
-    name: str, schema: str, pack: Callable[..., Packed], empty: Callable[[Any], Tensor]
+    name: str,
+    schema: str,
+    pack: Callable[..., Packed],
+    empty: Callable[[Any], Tensor],
+    otherwise: Callable[..., Tensor] | None = None,
 ) -> tuple[Any, Callable[..., Tensor]]:
     """Registers an op for all devices; returns the overload to call, and the op in PyTorch's own pieces.
 
     pack validates the schema's arguments and gives what the backend's method takes; empty makes the result
-    of that, uninitialised.
+    of that, uninitialised. otherwise: the op in terms of others, for what a backend need not do as a whole.
     """
 
     def kernel(*flat: Any) -> Tensor:
         args, requested = pack(*flat)
+        if otherwise is not None:
+            backend = willing(name, _device(args), args, requested)
+            return otherwise(*flat) if backend is None else _run(backend, name, args)
         return _run(select(name, _device(args), args, requested), name, args)
 
     def fake(*flat: Any) -> Tensor:

@@ -25,6 +25,7 @@ namespace SRK_ISA {
 #include "winograd.inl"
 #include "winograd_pack.inl"
 #include "conv_kernels.inl"
+#include "chain.inl"
 #include "pointwise.inl"
 #include "probe.inl"
 // clang-format on
@@ -38,6 +39,7 @@ const Isa SRK_CAT(isa_, SRK_ISA) = {
     SRK_ISA::kKernels,
     static_cast<int32_t>(sizeof(SRK_ISA::kKernels) / sizeof(SRK_ISA::kKernels[0])),
     SRK_ISA::pack_winograd,
+    SRK_ISA::chain,
     SRK_ISA::shuffle,
     SRK_ISA::add,
     SRK_ISA::image_to_float,

@@ -1,0 +1,83 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which consecutive convolutions the CPU runs strip by strip, what passes between them staying in its caches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sr_kernels.backends.base import ConvArgs
+
+_MAX_LAYERS = 32  # kMaxChain of csrc/params.h
+# Bytes of a strip's windows, between L2 and a share of L3: narrower strips overlap by more than they save.
+_BUDGET = 6 << 20
+_ROWS = (16, 8, 4)  # of a step
+_NARROWEST = 480  # columns of a strip
+_LOWEST = 64  # rows of a strip
+# Operations for each byte that passes between layers. Below the first, 12 channels or FSRCNN's 1x1 layers, strips take
+# 0.83 to 0.93 of the time; from there on the same time or up to a tenth more, the overlap of the strips.
+_LIGHT = 40
+# Where a result is so large that the allocator maps it anew each time (glibc: from 32 MB on, whatever it learns), its
+# pages cost 1.5 to 3 times what layers of so few operations do.
+_MEDIUM, _LARGE = 110, 32 << 20
+_SMALLEST = 1 << 20  # bytes between two layers that a cache holds anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """Pieces of the last layer's pixels: height x columns, walked down `rows` at a time."""
+
+    rows: int
+    height: int
+    columns: int
+
+
+def reasons(layers: Sequence[ConvArgs]) -> list[str]:
+    """Why the native chain cannot run these layers, each of which a kernel takes."""
+    found = []
+    if len(layers) > _MAX_LAYERS:
+        found.append(f"{len(layers)} layers are more than {_MAX_LAYERS}")
+    if layers[-1].base_mode == "bilinear":
+        found.append("a chain has no base that is enlarged bilinearly")
+    return found
+
+
+def strips(layers: Sequence[ConvArgs], threads: int) -> Strips:
+    """Strips whose windows lie in the caches, and enough of them for all threads."""
+    height, width = layers[-1].conv_size()
+    for rows in _ROWS:
+        # A window holds a step's rows, and those that the next step and the grid of Winograd tiles keep.
+        pixel = sum(
+            4 * a.weight.shape[0] * (rows + b.weight.shape[2] + 3) for a, b in itertools.pairwise(layers)
+        )
+        if _BUDGET // pixel >= min(width, _NARROWEST):
+            break
+    columns = _even(width, max(_BUDGET // pixel, _NARROWEST))
+    if threads > 1:
+        strips_x = -(-width // columns)
+        several = -(-height * strips_x * layers[0].input.shape[0] // (4 * threads))
+        height = _even(height, max(several, _LOWEST))
+    return Strips(rows, height, columns)
+
+
+def _even(size: int, most: int) -> int:
+    """The size of equal pieces of at most `most`, as few as can be."""
+    return -(-size // -(-size // most))
+
+
+def slower(layers: Sequence[ConvArgs]) -> list[str]:
+    """Why the layers one by one would take no more time: what passes between them is small, or costs little beside
+    their operations."""
+    if len(layers) < 2:
+        return ["one layer is no chain"]
+    height, width = layers[-1].conv_size()
+    pixels = layers[0].input.shape[0] * height * width
+    passed = [4 * a.weight.shape[0] for a in layers[:-1]]
+    operations = sum(2 * a.weight.numel() for a in layers) / (2 * sum(passed))
+    if pixels * max(passed) < _SMALLEST:
+        return ["what passes between the layers fits into a cache"]
+    if operations >= (_MEDIUM if pixels * max(passed) >= _LARGE else _LIGHT):
+        return [f"{operations:.0f} operations for each byte that passes between the layers outweigh it"]
+    return []
