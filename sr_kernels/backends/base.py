@@ -65,8 +65,8 @@ class DenseBlockArgs:
 
 @dataclass(slots=True)
 class ChainArgs:
-    """Convolutions one after the other. What passes between two is never a tensor of its own: from the second on,
-    `input` holds one pixel (`expanded`) that stands for the shape alone."""
+    """Convolutions one after the other. What passes between two is no tensor of its own: from the second on,
+    `input` holds one pixel that stands for the shape alone, see `expanded`."""
 
     layers: Sequence[ConvArgs]
 
@@ -76,7 +76,7 @@ class ChainArgs:
 
 
 def expanded(shape: Sequence[int], like: Tensor) -> Tensor:
-    """A tensor of this shape (N, C, H, W), all of whose pixels are one, uninitialised, in the memory of C values."""
+    """A tensor (N, C, H, W) of this shape whose pixels are all one, uninitialised, in memory of C values."""
     return like.new_empty(shape[1]).view(1, -1, 1, 1).expand(tuple(shape))
 
 

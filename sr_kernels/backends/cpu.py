@@ -383,7 +383,7 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
 
 
 def _calls(a: ConvArgs, y: Tensor, isa: Isa) -> Iterator[_C.ConvParams]:
-    """The native calls that make up the op, one after the other in the same struct; what they point at lives for
+    """The native calls that make up the op, one after the other in the same struct. What they point at lives
     as long as the iterator."""
     co, ci, kh, kw = a.weight.shape
     oh, ow = a.conv_size()

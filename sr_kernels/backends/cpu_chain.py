@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which consecutive convolutions the CPU runs strip by strip, what passes between them staying in its caches."""
+"""Which consecutive convolutions the CPU runs strip by strip, what passes between them kept in caches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BUDGET = 6 << 20
 _ROWS = (16, 8, 4)  # of a step
 _NARROWEST = 480  # columns of a strip
 _LOWEST = 64  # rows of a strip
-# Operations for each byte that passes between layers. Below the first, 12 channels or FSRCNN's 1x1 layers, strips take
-# 0.83 to 0.93 of the time; from there on the same time or up to a tenth more, the overlap of the strips.
+# Operations for each byte that passes between layers. Below (12 channels, FSRCNN's 1x1 layers) strips take
+# 0.83 to 0.93 of the time; from there on the same or up to a tenth more, for the strips overlap.
 _LIGHT = 40
-# Where a result is so large that the allocator maps it anew each time (glibc: from 32 MB on, whatever it learns), its
-# pages cost 1.5 to 3 times what layers of so few operations do.
+# A result so large that the allocator maps it anew each time (glibc: from 32 MB on, whatever it has learnt) costs
+# 1.5 to 3 times what layers of so few operations do, in page faults alone.
 _MEDIUM, _LARGE = 110, 32 << 20
 _SMALLEST = 1 << 20  # bytes between two layers that a cache holds anyway
 
@@ -68,7 +68,7 @@ def _even(size: int, most: int) -> int:
 
 
 def slower(layers: Sequence[ConvArgs]) -> list[str]:
-    """Why the layers one by one would take no more time: what passes between them is small, or costs little beside
+    """Why the layers one by one would take no more time: what passes between them is small, or little beside
     their operations."""
     if len(layers) < 2:
         return ["one layer is no chain"]

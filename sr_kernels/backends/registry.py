@@ -157,8 +157,8 @@ def select(op: str, device: str, args: object, requested: str = "") -> Backend:
 
 
 def willing(op: str, device: str, args: object, requested: str = "") -> Backend | None:
-    """The backend that runs op as a whole with these arguments and gains by it; None if none does, or the one asked
-    for does not. Raises ValueError for an unknown name."""
+    """The backend that runs op as a whole with these arguments and gains by it, among those in force; None if
+    none does. Raises ValueError for an unknown name."""
     name = chosen(requested)
     if name == "auto":
         candidates = _candidates.get(device) or _able(device)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sr_kernels.models.base import SRModel
 from sr_kernels.nn import ConvTransposeAct2d, FusedSequential
 from sr_kernels.nn.checks import check_positive
+from sr_kernels.nn.sequential import run_chained
 
 
 class ESPCN(SRModel):
@@ -40,7 +41,7 @@ class ESPCN(SRModel):
         _normal(self.last_part, std=0.001)
 
     def _enlarge(self, x: Tensor) -> Tensor:
-        return self.last_part(self.first_part(x))
+        return run_chained(self.stages(), x)
 
     def stages(self) -> list[nn.Module]:
         return [self.first_part, self.last_part]
@@ -71,7 +72,7 @@ class FSRCNN(SRModel):
         _normal(self.last_part, std=0.001)
 
     def _enlarge(self, x: Tensor) -> Tensor:
-        return self.last_part(self.mid_part(self.first_part(x)))
+        return run_chained(self.stages(), x)
 
     def stages(self) -> list[nn.Module]:
         return [self.first_part, self.mid_part, self.last_part]

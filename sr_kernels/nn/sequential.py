@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from collections.abc import Sequence
+from typing import Any, TypeGuard, cast
 
 from torch import Tensor, nn
 
+from sr_kernels import ops
 from sr_kernels.nn.activation import arguments_of
-from sr_kernels.nn.conv import ConvAct2d, fused_conv2d, is_hooked, is_plain
+from sr_kernels.nn.conv import ConvAct2d, ConvTransposeAct2d, fused_conv2d, is_hooked, is_plain
+from sr_kernels.ops._conv_transpose2d import chain_layer
 
 
 class FusedSequential(nn.Sequential):
@@ -40,6 +43,72 @@ class FusedSequential(nn.Sequential):
                 epilogue.update(last)
             input = fused_conv2d(module, input, **epilogue)
         return input
+
+
+def run_chained(stages: Sequence[nn.Module], input: Tensor) -> Tensor:
+    """Equal to calling the stages one after the other, by ops.conv2d_chain where they are nothing but plain
+    convolutions, activations and, at the very end, a shuffle or a transposed convolution."""
+    layers = _chain_of(stages, input)
+    if layers is not None:
+        return ops.conv2d_chain(input, layers)
+    for stage in stages:
+        input = stage(input)
+    return input
+
+
+def _chain_of(stages: Sequence[nn.Module], input: Tensor) -> list[dict[str, Any]] | None:
+    """The layers of conv2d_chain that are equal to the stages; None where something is no such layer."""
+    modules: list[nn.Module] = []
+    for stage in stages:
+        if is_plain(stage, FusedSequential):
+            modules += cast(FusedSequential, stage)
+        else:
+            modules.append(stage)
+    layers: list[dict[str, Any]] = []
+    for i, module in enumerate(modules):
+        if _fusable(module) and _is_simple(module):
+            layers.append({"weight": module.weight, "bias": module.bias, "padding": module.padding})
+        elif i + 1 == len(modules) and is_plain(module, ConvTransposeAct2d):
+            layer = _last_layer(cast(ConvTransposeAct2d, module), layers, input)
+            if layer is None:
+                return None
+            layers.append(layer)
+        else:
+            more = _absorbed(module, layers[-1]) if layers else None
+            if more is None or ("pixel_shuffle" in more and i + 1 < len(modules)):
+                return None
+            layers[-1].update(more)
+    return layers
+
+
+def _is_simple(conv: nn.Conv2d) -> bool:
+    return (
+        conv.padding_mode == "zeros"
+        and conv.groups == 1
+        and tuple(conv.stride) == (1, 1)
+        and tuple(conv.dilation) == (1, 1)
+    )
+
+
+def _last_layer(
+    conv: ConvTransposeAct2d, before: Sequence[dict[str, Any]], input: Tensor
+) -> dict[str, Any] | None:
+    """The layer of a transposed convolution behind those layers that keep the picture's size."""
+    keep = all(
+        layer["padding"] == "same"
+        or tuple(2 * side + 1 for side in layer["padding"]) == tuple(layer["weight"].shape[2:])
+        for layer in before
+    )
+    if not keep or conv.activation is not None or input.dim() != 4:
+        return None
+    return chain_layer(
+        input.shape[2:],
+        conv.weight,
+        conv.bias,
+        cast(tuple[int, int], conv.stride),
+        cast(tuple[int, int], conv.padding),
+        cast(tuple[int, int], conv.output_padding),
+    )
 
 
 def _fusable(module: nn.Module) -> TypeGuard[nn.Conv2d]:

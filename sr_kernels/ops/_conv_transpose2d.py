@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,46 @@ def subpixel_weight(weight: Tensor, stride: int, padding: Sequence[int]) -> Tens
 def _repeated(x: Tensor | None, times: int) -> Tensor | None:
     """Per channel (C,) -> per channel before the shuffle (C*times,)."""
     return None if x is None else _library.derived(x, times, lambda x: x.repeat_interleave(times))
+
+
+def _as_convolution(
+    input_size: Sequence[int],
+    size: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    paddings: tuple[int, int],
+) -> tuple[Tensor, Tensor | None, list[int]]:
+    """(weight, bias, padding) of the convolution whose pixel-shuffled result, of at least `size`, is the same."""
+    sides = []  # left, right, top, bottom
+    for i in (1, 0):
+        _, taps, before = _taps(weight.shape[2 + i], stride, paddings[i])
+        rows = (size[i] + stride - 1) // stride
+        sides += [before, rows + taps - 1 - input_size[i] - before]
+    subpixel = _library.derived(weight, (stride, paddings), lambda w: subpixel_weight(w, stride, paddings))
+    return subpixel, _repeated(bias, stride * stride), sides
+
+
+def chain_layer(
+    input_size: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+) -> dict[str, Any] | None:
+    """The layer of conv2d_chain equal to conv_transpose2d of these, on an input of (H, W) = input_size; None where
+    that takes more than a convolution and a pixel shuffle."""
+    kernel = weight.shape[2:]
+    size = [
+        (n - 1) * stride[i] - 2 * padding[i] + kernel[i] + output_padding[i] for i, n in enumerate(input_size)
+    ]
+    if stride[0] != stride[1] or size[0] % stride[0] or size[1] % stride[0] or min(size) < 1:
+        return None
+    weight, bias, sides = _as_convolution(input_size, size, weight, bias, stride[0], padding)
+    if min(sides) < 0:
+        return None
+    return {"weight": weight, "bias": bias, "padding": sides, "pixel_shuffle": stride[0]}
 
 
 def conv_transpose2d(
@@ -110,17 +151,13 @@ def conv_transpose2d(
         y = reference.activate(y, activation, negative_slope, slopes)
         return with_format(y, memory_format_of(input))
 
-    sides = []  # left, right, top, bottom
-    for i in (1, 0):
-        _, taps, before = _taps(kernel[i], s, paddings[i])
-        rows = (size[i] + s - 1) // s
-        sides += [before, rows + taps - 1 - input.shape[2 + i] - before]
+    subpixel, bias, sides = _as_convolution(input.shape[2:], size, weight, bias, s, paddings)
     if prelu_weight is not None and prelu_weight.shape[0] > 1:
         prelu_weight = _repeated(prelu_weight, s * s)
     y = OP(
         input,
-        _library.derived(weight, (s, paddings), lambda w: subpixel_weight(w, s, paddings)),
-        _repeated(bias, s * s),
+        subpixel,
+        bias,
         (1, 1),
         sides,
         (1, 1),
