@@ -50,7 +50,8 @@ def strips(layers: Sequence[ConvArgs], threads: int) -> Strips:
     for rows in _ROWS:
         # A window holds a step's rows, and those that the next step and the grid of Winograd tiles keep.
         pixel = sum(
-            4 * a.weight.shape[0] * (rows + b.weight.shape[2] + 3) for a, b in itertools.pairwise(layers)
+            a.input.dtype.itemsize * a.weight.shape[0] * (rows + b.weight.shape[2] + 3)
+            for a, b in itertools.pairwise(layers)
         )
         if _BUDGET // pixel >= min(width, _NARROWEST):
             break
@@ -74,7 +75,7 @@ def slower(layers: Sequence[ConvArgs]) -> list[str]:
         return ["one layer is no chain"]
     height, width = layers[-1].conv_size()
     pixels = layers[0].input.shape[0] * height * width
-    passed = [4 * a.weight.shape[0] for a in layers[:-1]]
+    passed = [a.input.dtype.itemsize * a.weight.shape[0] for a in layers[:-1]]
     operations = sum(2 * a.weight.numel() for a in layers) / (2 * sum(passed))
     if pixels * max(passed) < _SMALLEST:
         return ["what passes between the layers fits into a cache"]

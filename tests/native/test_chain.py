@@ -57,7 +57,8 @@ def layers_of(net, height, width, ci=14, batch=2, **last):
 
 
 def poisoned(args):
-    return torch.full(args.output_shape(), float("nan")).contiguous(memory_format=torch.channels_last)
+    y = torch.full(args.output_shape(), float("nan"), dtype=args.weight.dtype)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def one_by_one(layers):
@@ -90,6 +91,25 @@ def test_the_same_bits_as_layer_by_layer(isa, net, precision):
             assert expected.isfinite().all()
             for strips in STRIPS:
                 assert torch.equal(chained(layers, strips), expected), (height, width, strips)
+
+
+@every_isa
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("net", NETS)
+def test_16_bits(isa, net, dtype):
+    layers = layers_of(net, 29, 37)
+    for i, layer in enumerate(layers):
+        tensors = (layer.input, layer.weight, layer.bias, layer.prelu_weight)
+        names = ("input", "weight", "bias", "prelu_weight")
+        half = {name: tensor.to(dtype) for name, tensor in zip(names, tensors, strict=True)}
+        layers[i] = replace(layer, **half)
+        if i:
+            layers[i].input = expanded(layers[i - 1].output_shape(), half["weight"])
+    with cpu.limit_isa(isa):
+        expected = one_by_one(layers)
+        assert expected.dtype == dtype
+        for strips in STRIPS:
+            assert torch.equal(chained(layers, strips), expected), strips
 
 
 @every_isa
