@@ -19,8 +19,8 @@ _LOWEST = 64  # rows of a strip
 # Operations for each byte that passes between layers. Below (12 channels, FSRCNN's 1x1 layers) strips take
 # 0.83 to 0.93 of the time; from there on the same or up to a tenth more, for the strips overlap.
 _LIGHT = 40
-# A result so large that the allocator maps it anew each time (glibc: from 32 MB on, whatever it has learnt) costs
-# 1.5 to 3 times what layers of so few operations do, in page faults alone.
+# A result so large that the allocator maps it anew each time (glibc: from 32 MB on, whatever it has learnt)
+# costs 1.5 to 3 times what layers of so few operations do, in page faults alone.
 _MEDIUM, _LARGE = 110, 32 << 20
 _SMALLEST = 1 << 20  # bytes between two layers that a cache holds anyway
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeGuard, cast
 
+import torch
 from torch import Tensor, nn
 
 from sr_kernels import ops
@@ -45,10 +46,15 @@ class FusedSequential(nn.Sequential):
         return input
 
 
+# Below, caches hold whatever passes between layers, and a chain would cost its 70 microseconds for nothing.
+_FEW_PIXELS = 1 << 13
+
+
 def run_chained(stages: Sequence[nn.Module], input: Tensor) -> Tensor:
     """Equal to calling the stages one after the other, by ops.conv2d_chain where they are nothing but plain
     convolutions, activations and, at the very end, a shuffle or a transposed convolution."""
-    layers = _chain_of(stages, input)
+    few = not torch.compiler.is_compiling() and input.shape[-2] * input.shape[-1] < _FEW_PIXELS
+    layers = None if few else _chain_of(stages, input)
     if layers is not None:
         return ops.conv2d_chain(input, layers)
     for stage in stages:

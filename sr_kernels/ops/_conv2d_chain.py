@@ -153,8 +153,8 @@ def conv2d_chain(input: Tensor, layers: Sequence[Mapping[str, Any]], *, backend:
     Args:
         input: (N, C, H, W); the result has its dtype and memory format.
         layers: one mapping of conv2d's arguments per layer: weight, and where wanted bias, padding,
-            activation, negative_slope and prelu_weight. The last layer's may hold residual, scale, activation_after_add,
-            pixel_shuffle, base and base_mode too. Stride, dilation and groups are 1.
+            activation, negative_slope and prelu_weight. The last layer's may hold residual, scale,
+            activation_after_add, pixel_shuffle, base and base_mode too. Stride, dilation and groups are 1.
         backend: a backend's name, explicit; by default the first able one runs.
 
     While gradients are needed, and under torch.func's transforms, the layers run one by one.

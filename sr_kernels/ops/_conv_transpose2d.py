@@ -60,7 +60,7 @@ def _as_convolution(
     stride: int,
     paddings: tuple[int, int],
 ) -> tuple[Tensor, Tensor | None, list[int]]:
-    """(weight, bias, padding) of the convolution whose pixel-shuffled result, of at least `size`, is the same."""
+    """(weight, bias, padding) of the convolution whose pixel-shuffled result, size or more, is the same."""
     sides = []  # left, right, top, bottom
     for i in (1, 0):
         _, taps, before = _taps(weight.shape[2 + i], stride, paddings[i])
@@ -78,8 +78,8 @@ def chain_layer(
     padding: tuple[int, int],
     output_padding: tuple[int, int],
 ) -> dict[str, Any] | None:
-    """The layer of conv2d_chain equal to conv_transpose2d of these, on an input of (H, W) = input_size; None where
-    that takes more than a convolution and a pixel shuffle."""
+    """The layer of conv2d_chain equal to conv_transpose2d of these, for an input of (H, W) = input_size; None
+    where that takes more than a convolution and a pixel shuffle."""
     kernel = weight.shape[2:]
     size = [
         (n - 1) * stride[i] - 2 * padding[i] + kernel[i] + output_padding[i] for i, n in enumerate(input_size)

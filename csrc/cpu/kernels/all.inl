@@ -34,16 +34,11 @@ namespace SRK_ISA {
 
 extern const Isa SRK_CAT(isa_, SRK_ISA);
 const Isa SRK_CAT(isa_, SRK_ISA) = {
-    SRK_STR(SRK_ISA),
-    SRK_LANES,
-    SRK_ISA::kKernels,
-    static_cast<int32_t>(sizeof(SRK_ISA::kKernels) / sizeof(SRK_ISA::kKernels[0])),
-    SRK_ISA::pack_winograd,
-    SRK_ISA::chain,
-    SRK_ISA::shuffle,
-    SRK_ISA::add,
-    SRK_ISA::image_to_float,
-    SRK_ISA::float_to_image,
+    SRK_STR(SRK_ISA),        SRK_LANES,
+    SRK_ISA::kKernels,       static_cast<int32_t>(sizeof(SRK_ISA::kKernels) / sizeof(SRK_ISA::kKernels[0])),
+    SRK_ISA::pack_winograd,  SRK_ISA::chain,
+    SRK_ISA::shuffle,        SRK_ISA::add,
+    SRK_ISA::image_to_float, SRK_ISA::float_to_image,
     SRK_ISA::probe,
 };
 }  // namespace srk
