@@ -46,18 +46,6 @@ struct ConvParams {
     float slope, scale, b1, b2;
 };
 
-// Convolutions of stride, dilation and step 1 and of one dtype, each but the last unshuffled and without a base, the
-// last one's base not enlarged bilinearly. Layer i + 1 reads what layer i gives: x of all but the first, y of all but
-// the last and the threads of all stand for nothing. The last layer's pixels are cut into strips, height x columns
-// each, which are walked down `rows` at a time; all three are rounded up to what the kernels need.
-constexpr int32_t kMaxChain = 32;
-struct ChainParams {
-    const ConvParams* layers;
-    int32_t count;  // 1 to kMaxChain
-    int64_t rows, height, columns;
-    int32_t threads;
-};
-
 // Pixel shuffle (from a grid of (y, x) pixels of c*s*s channels to s-times finer ones of c) and its inverse.
 // Strides are in elements of `size` bytes; the channel stride makes any dense layout welcome.
 struct ShuffleParams {

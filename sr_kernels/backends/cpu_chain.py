@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sr_kernels.backends.base import ConvArgs
 
-_MAX_LAYERS = 32  # kMaxChain of csrc/params.h
+_MAX_LAYERS = 32  # kMaxChain of csrc/cpu/isa.h
 # Bytes of a strip's windows, between L2 and a share of L3: narrower strips overlap by more than they save.
 _BUDGET = 6 << 20
 _ROWS = (16, 8, 4)  # of a step
