@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from sr_kernels.backends.base import ConvArgs
 
 _MAX_LAYERS = 32  # kMaxChain of csrc/cpu/isa.h
@@ -73,6 +75,10 @@ def slower(layers: Sequence[ConvArgs]) -> list[str]:
     their operations."""
     if len(layers) < 2:
         return ["one layer is no chain"]
+    if layers[0].input.dtype != torch.float32:
+        return [
+            "PyTorch's own kernels may be faster for single 16-bit layers, so that each is chosen by itself"
+        ]
     height, width = layers[-1].conv_size()
     pixels = layers[0].input.shape[0] * height * width
     passed = [a.input.dtype.itemsize * a.weight.shape[0] for a in layers[:-1]]

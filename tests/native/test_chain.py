@@ -220,6 +220,8 @@ def test_the_choice():
             layers[i] = replace(layer, input=expanded(shape, layer.weight))
             shape = layers[i].output_shape()
         assert (not cpu.CpuBackend().slower("conv2d_chain", ChainArgs(layers))) == wanted, net
+    half = [replace(layer, input=layer.input.bfloat16()) for layer in layers_of("thin", 360, 640)]
+    assert any("16-bit" in reason for reason in cpu.CpuBackend().slower("conv2d_chain", ChainArgs(half)))
     assert cpu.CpuBackend().reasons("conv2d_chain", ChainArgs(layers_of("thin", 9, 9, base_mode="bilinear")))
     double = [replace(layer, weight=layer.weight.double()) for layer in layers_of("thin", 9, 9)]
     assert cpu.CpuBackend().reasons("conv2d_chain", ChainArgs(double))
