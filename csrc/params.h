@@ -65,7 +65,7 @@ struct AddParams {
     int32_t dtype, threads;
 };
 
-// Winograd weights u [edge*edge][ceil(co/channels)][ci][channels] of w, whose strides may be negative; see
+// Winograd weights u (as many as edge*edge*ci*co, co rounded up to channels) of w, whose strides may be negative; see
 // kernels/winograd_pack.inl. `channels` is a multiple of the instruction set's lanes.
 struct WinogradPack {
     const float* w;

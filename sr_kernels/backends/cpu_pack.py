@@ -190,7 +190,7 @@ def _pack(w: Tensor, kernel: Kernel, shuffle: int) -> Tensor:
     if kernel.kind == "depthwise":  # [ceil(c/lanes)][kh][kw][lanes]
         w = _pad_channels(w, lanes).squeeze(1).unflatten(0, (-1, lanes))
         return w.permute(0, 2, 3, 1).contiguous()
-    if kernel.kind == "winograd":  # [36][ceil(Co/channels)][Ci][channels]
+    if kernel.kind == "winograd":  # see csrc/cpu/kernels/winograd_pack.inl
         co, ci = w.shape[:2]
         u = _memory(len(FILTER_TRANSFORM) ** 2 * (co + -co % kernel.channels) * ci)
         _C.pack_winograd(

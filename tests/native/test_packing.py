@@ -33,13 +33,22 @@ def layer(x, weight, bias=None):
 def test_winograd_weights_are_exact_to_one_rounding(isa):
     """Of any strides; outputs beyond the last are zero, also in memory that has held another weight."""
     g = torch.tensor(cpu_pack.FILTER_TRANSFORM, dtype=torch.float64)
-    plain = torch.randn(37, 11, 3, 3)
+    plain = torch.randn(37, 75, 3, 3)
     for kernel in (k for k in isa.kernels if k.kind == "winograd"):
         for w in (plain, plain.transpose(0, 1), plain.contiguous(memory_format=torch.channels_last)):
-            u = cpu_pack._pack(w, kernel, 1).view(36, -1, w.shape[1], kernel.channels)
+            co, ci = w.shape[:2]
+            padded = co + -co % kernel.channels
+            # for each 64 inputs [block][point][input][channel]
+            parts = cpu_pack._pack(w, kernel, 1).split(64 * 36 * padded)
+            packed = torch.cat(
+                [
+                    part.view(-1, 36, part.numel() // 36 // padded, kernel.channels).permute(0, 3, 2, 1)
+                    for part in parts
+                ],
+                2,
+            ).flatten(0, 1)
+            assert packed.shape[1] == ci
             exact = (g @ w.double() @ g.T).flatten(2)
-            co = w.shape[0]
-            packed = u.permute(1, 3, 2, 0).flatten(0, 1)
             error = (packed[:co].double() - exact).abs()
             assert (error <= 2.0**-24 * 1.001 * exact.abs() + 1e-12).all()
             assert not packed[co:].any()

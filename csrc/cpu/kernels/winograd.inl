@@ -92,6 +92,7 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
                       float* m) {
     constexpr int64_t kChannels = Vectors * L;
     constexpr int kGroups = (Tiles + 3) / 4;
+    constexpr int64_t kAhead = 512;  // floats, into the next point's weights too
     for (int64_t k = 0; k < count; add = true) {
         const int64_t stop = count - k < chain ? count : k + chain;
         const float* x[kGroups];  // four tiles share a pointer, so that all addresses stay in registers
@@ -108,7 +109,7 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
             V uv[Vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) {
-                prefetch(u + 8 * kChannels + j * L);
+                prefetch(u + kAhead + j * L);
                 uv[j] = load(u + j * L);
             }
 #pragma GCC unroll 32
@@ -134,7 +135,7 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
 template <int M>
 SRK_INLINE void store_column(const V (&d)[Winograd<M>::kEdge], float* v, int64_t stride) {
     using W = Winograd<M>;
-    const auto pair = [&](auto number) {
+    const auto pair = [&](auto number) __attribute__((always_inline)) {
         constexpr int P = decltype(number)::value;
         V first, second;
         W::template input<P>(d, first, second);
@@ -151,7 +152,7 @@ SRK_INLINE void input_transform(const T* x, int64_t row, int64_t pixel, int64_t 
                                 int64_t stride) {
     using W = Winograd<M>;
     constexpr int E = W::kEdge;
-    const auto columns = [&](auto number) {
+    const auto columns = [&](auto number) __attribute__((always_inline)) {
         constexpr int P = decltype(number)::value;
         const T* from = x;
         __asm__("" : "+r"(from));  // or what was loaded for two columns is spilled for the next
@@ -332,44 +333,46 @@ struct InverseTransform {
     }
 };
 
-// Brings `count` channels of the M pixels at (y, x), as far as they lie in a picture of h x w, into the caches.
+// Brings bytes [first, first+bytes) of the M pixels at (y, x), as far as they lie in a picture of h x w, into the
+// caches.
 template <int M>
-inline void prefetch_pixels(const ConvParams& p, const View& view, int64_t n, int64_t y, int64_t x, int64_t h,
-                            int64_t w, int64_t step, int64_t count) {
+inline void prefetch_pixels(const View& view, int64_t size, int64_t n, int64_t y, int64_t x, int64_t h,
+                            int64_t w, int64_t step, int64_t first, int64_t bytes) {
     if (y < 0 || y >= h || x < 0 || x + M * step > w) return;
-    const int64_t size = element_size(p.dtype);
-    const char* from = address(p, view, n, y, x);
-    for (int64_t j = 0; j < M; ++j, from += step * view.sx * size)
-        for (int64_t c = 0; c < count * size; c += 64) prefetch(from + c);
+    const char* from =
+        static_cast<const char*>(view.data) + (n * view.sn + y * view.sy + x * view.sx) * size + first;
+    const int64_t pixel = step * view.sx * size;
+    for (int64_t j = 0; j < M; ++j, from += pixel)
+        for (int64_t c = 0; c < bytes; c += 64) prefetch(from + c);
 }
 
 // Part `part` of `parts` of channels [k, k+kDepth) of the input rows that a block adds to those of the one before.
 template <int M>
-inline void prefetch_input(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t part,
-                           int64_t parts) {
+void prefetch_input(const WinogradPlan& plan, const WinogradBlock& block, int64_t k, int64_t part,
+                    int64_t parts) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    const int64_t jobs = block.count * E, count = p.ci - k < kDepth ? p.ci - k : kDepth;
-    View view = p.x;
-    view.data = static_cast<char*>(view.data) + k * element_size(p.dtype);
-    for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
+    const int64_t jobs = block.count * E, end = jobs * (part + 1) / parts, size = element_size(p.dtype);
+    const int64_t bytes = (p.ci - k < kDepth ? p.ci - k : kDepth) * size;
+    for (int64_t job = jobs * part / parts; job < end; ++job) {
         const WinogradTile tile = block.tiles[job / E];
-        prefetch_pixels<M>(p, view, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M, p.h,
-                           p.w, 1, count);
+        prefetch_pixels<M>(p.x, size, tile.n, tile.oy - p.pad_top + job % E, tile.ox - p.pad_left + E - M,
+                           p.h, p.w, 1, k * size, bytes);
     }
 }
 
 // The same of what the epilogue adds to channels [q0, q0 + channels).
 template <int M>
-inline void prefetch_residual(const WinogradPlan& plan, View view, const WinogradBlock& block, int64_t q0,
-                              int64_t part, int64_t parts) {
+void prefetch_residual(const WinogradPlan& plan, const View& view, const WinogradBlock& block, int64_t q0,
+                       int64_t part, int64_t parts) {
     const ConvParams& p = *plan.p;
-    const int64_t jobs = block.count * M, count = p.co - q0 < plan.channels ? p.co - q0 : plan.channels;
-    view.data = static_cast<char*>(view.data) + q0 * element_size(p.dtype);
-    for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
+    const int64_t jobs = block.count * M, end = jobs * (part + 1) / parts, size = element_size(p.dtype);
+    const int64_t bytes = (p.co - q0 < plan.channels ? p.co - q0 : plan.channels) * size;
+    for (int64_t job = jobs * part / parts; job < end; ++job) {
         const WinogradTile tile = block.tiles[job / M];
-        prefetch_pixels<M>(p, view, tile.n, (tile.oy + job % M) * p.step + p.phase_y,
-                           tile.ox * p.step + p.phase_x, p.oh * p.step, p.ow * p.step, p.step, count);
+        prefetch_pixels<M>(view, size, tile.n, (tile.oy + job % M) * p.step + p.phase_y,
+                           tile.ox * p.step + p.phase_x, p.oh * p.step, p.ow * p.step, p.step, q0 * size,
+                           bytes);
     }
 }
 
@@ -412,7 +415,8 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
                 for (int64_t b = b0; b < b1; ++b) {
                     const int64_t q0 = b * plan.channels;
                     for (int64_t point = 0; point < kPoints; ++point) {
-                        const float* u = p.weight + ((point * blocks + b) * p.ci + k) * plan.channels;
+                        const float* u =
+                            p.weight + ((k * blocks + b * count) * kPoints + point * count) * plan.channels;
                         float* sums = m + (b - b0) * m_block + point * plan.m_point;
                         for (int64_t i = 0; i < block.count; i += plan.step)
                             plan.product(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
