@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -27,7 +28,7 @@ MEGAPIXELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 CONSTANT_FROM = 0.1  # megapixels, from which on the time per pixel is to be constant
 CONSTANT_WITHIN = 0.15  # of its median
 EAGER_UP_TO = 1.0  # megapixels; eager's buffers are many
-_PER_INPUT = 2e-4  # of the largest value: two correct float32 results differ by less
+_AGREEMENT = 2e-4  # of the largest value: two correct float32 results differ by less
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,14 @@ def free_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable"))
 
 
+def reserve(amount: int) -> None:
+    """Takes `amount` bytes once and leaves them to the allocator, which keeps them.
+
+    Otherwise it would grow from size to size and take new pages, as dear as the work on them, at every call.
+    """
+    torch.empty(amount, dtype=torch.uint8).fill_(1)
+
+
 def measure_point(network: Swept, megapixels: float, threads: int, settings: Settings) -> Point:
     """One point at the threads that are set. Raises RuntimeError where ours and eager differ."""
     height, width = size(megapixels)
@@ -167,7 +176,7 @@ def measure_point(network: Swept, megapixels: float, threads: int, settings: Set
             calls["eager_cl"] = peers.eager_channels_last(problem)
             mine, theirs = (call() for call in calls.values())
             off, largest = float((mine - theirs).abs().max()), float(theirs.abs().max())
-            if not off <= _PER_INPUT * largest:
+            if not off <= _AGREEMENT * largest:
                 raise RuntimeError(f"{network.name} {height}x{width}: ours and eager differ by {off:.1e}")
             del mine, theirs
         found = interleave(calls, settings)
@@ -186,8 +195,11 @@ def measure_point(network: Swept, megapixels: float, threads: int, settings: Set
 
 def measure(sizes: Sequence[float], threads: Sequence[int], settings: Settings) -> Sweep:
     """Every network at every size that fits into the free memory."""
-    machine.keep_pages()
     free = free_memory()
+    needs = [network.bytes(math.prod(size(m))) for network in NETWORKS for m in sizes]
+    if machine.keep_pages():
+        most = max((need for need in needs if need <= 0.8 * free), default=0)
+        reserve(int(min(1.75 * most, 0.8 * free)))  # more than is needed, since buffers leave gaps
     points, left_out = [], []
     for count in threads:
         if machine.set_threads(count) != count:
