@@ -170,7 +170,7 @@ def markdown(found: Roofline) -> str:
     said = (
         f"{found.environment['processor']}; in brackets the threads. Multiply-adds from registers, GFLOP/s: "
         f"{peaks}. Memory, GB/s: {moved}. The layers: {found.environment['extension']} "
-        f"({found.settings['threads']})."
+        f"({found.settings['threads']}). Load average {found.environment['load']}."
     )
     return "\n".join([said, "", *rows])
 
@@ -317,6 +317,7 @@ def measure(threads: int, seconds: float, cases: Sequence[NetworkCase] = NETWORK
         raise RuntimeError(f"the native kernels are not in use: {found}")
     from sr_kernels.backends import cpu
 
+    environment = machine.environment()
     machine.keep_pages()
     threads = machine.set_threads(threads)
     counts = range(1, threads + 1)
@@ -329,7 +330,7 @@ def measure(threads: int, seconds: float, cases: Sequence[NetworkCase] = NETWORK
         timed += layers(case, 2 * seconds)
         print(f"{case.label()}: {len(timed)} kinds of layers", file=sys.stderr, flush=True)
     settings = {"threads": threads, "seconds": seconds, "networks": [case.label() for case in cases]}
-    return Roofline(machine.environment(), settings, peaks, bandwidths, timed)
+    return Roofline(environment, settings, peaks, bandwidths, timed)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -146,7 +146,9 @@ def markdown(sweep: Sweep) -> str:
             eager = "" if point is None or point.eager_cl is None else f" ({point.eager_cl:.0f})"
             cells.append("-" if point is None else f"{point.ours:.0f}{eager}")
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*rows, "", *(f"- {line}" for line in statements(sweep))])
+    where = sweep.environment
+    said = f"{where['processor']}, {where['extension']} kernels, PyTorch {where['torch']}; load average {where['load']}."
+    return "\n".join([said, "", *rows, "", *(f"- {line}" for line in statements(sweep))])
 
 
 def free_memory() -> int:
@@ -195,7 +197,7 @@ def measure_point(network: Swept, megapixels: float, threads: int, settings: Set
 
 def measure(sizes: Sequence[float], threads: Sequence[int], settings: Settings) -> Sweep:
     """Every network at every size that fits into the free memory."""
-    free = free_memory()
+    environment, free = machine.environment(), free_memory()
     needs = [network.bytes(math.prod(size(m))) for network in NETWORKS for m in sizes]
     if machine.keep_pages():
         most = max((need for need in needs if need <= 0.8 * free), default=0)
@@ -206,7 +208,9 @@ def measure(sizes: Sequence[float], threads: Sequence[int], settings: Settings) 
             left_out.append(f"{_threads(count)}: this machine has {torch.get_num_threads()} cores")
             continue
         for network in NETWORKS:
-            for megapixels in sizes:
+            for megapixels in sorted(
+                sizes, reverse=True
+            ):  # what small sizes leave would part the large buffers
                 height, width = size(megapixels)
                 need = network.bytes(height * width)
                 what = f"{network.name}, {_threads(count)}, {megapixels:g} megapixels"
@@ -218,7 +222,7 @@ def measure(sizes: Sequence[float], threads: Sequence[int], settings: Settings) 
                 point = measure_point(network, megapixels, count, settings)
                 points.append(point)
                 print(f"{what}: {point.ours:.0f} ns a pixel", file=sys.stderr, flush=True)
-    return Sweep(machine.environment(), asdict(settings), points, left_out)
+    return Sweep(environment, asdict(settings), points, left_out)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,9 @@ def synthetic() -> Roofline:
     ]
     peaks = [Peak("x", 1, 150.0), Peak("x", 2, 300.0)]
     bandwidths = [Bandwidth(1, 12.0, 10.0, 15.0), Bandwidth(2, 25.0, 20.0, 30.0)]
-    return Roofline({"processor": "P", "extension": "x"}, {"threads": 2}, peaks, bandwidths, layers)
+    return Roofline(
+        {"processor": "P", "extension": "x", "load": "0.10"}, {"threads": 2}, peaks, bandwidths, layers
+    )
 
 
 def conv(co: int, ci: int, size: int, height: int = 8, width: int = 8, **others) -> ConvArgs:

@@ -25,7 +25,8 @@ def synthetic(*ours: float, left_out: tuple[str, ...] = ()) -> Sweep:
         Point("net", 1, megapixels, *sweep.size(megapixels), 3, time, 2 * time if megapixels <= 1 else None)
         for megapixels, time in zip(sweep.MEGAPIXELS, ours, strict=False)
     ]
-    return Sweep({"processor": "P"}, {"seconds": 1.0}, points, list(left_out))
+    environment = {"processor": "P", "extension": "x", "torch": "2.0", "load": "0.10"}
+    return Sweep(environment, {"seconds": 1.0}, points, list(left_out))
 
 
 @pytest.mark.parametrize("megapixels", sweep.MEGAPIXELS)
@@ -69,6 +70,7 @@ def test_the_table_has_a_row_for_each_size():
     rows = sweep.markdown(synthetic(*[100.0] * 8)).splitlines()
     assert "| 0.05 | 100 (200) |" in rows
     assert "| 8 | 100 |" in rows
+    assert rows[0] == "P, x kernels, PyTorch 2.0; load average 0.10."
 
 
 def test_a_tiny_run(tmp_path, capsys):
