@@ -147,8 +147,16 @@ def markdown(sweep: Sweep) -> str:
             cells.append("-" if point is None else f"{point.ours:.0f}{eager}")
         rows.append(f"| {' | '.join(cells)} |")
     where = sweep.environment
-    said = f"{where['processor']}, {where['extension']} kernels, PyTorch {where['torch']}; load average {where['load']}."
-    return "\n".join([said, "", *rows, "", *(f"- {line}" for line in statements(sweep))])
+    said = f"{where['processor']}, {where['extension']} kernels, PyTorch {where['torch']}"
+    return "\n".join(
+        [
+            f"{said}; load average {where['load']}.",
+            "",
+            *rows,
+            "",
+            *(f"- {line}" for line in statements(sweep)),
+        ]
+    )
 
 
 def free_memory() -> int:
