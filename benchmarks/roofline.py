@@ -250,10 +250,13 @@ def _taps(size: int, before: int, upsample: int) -> float:
     return sum(reached) / upsample
 
 
-def mib(a: ConvArgs, y: Tensor) -> float:
-    """Every operand and the result once."""
-    parts = [a.input, a.weight, a.bias, a.prelu_weight, a.base, *(r for r, _ in a.residuals), y]
-    return sum(t.numel() * t.element_size() for t in parts if t is not None) / 2**20
+def mib(run: Sequence[ConvArgs], y: Tensor) -> float:
+    """Every operand of layers that run as one, and their result, once; nothing that passes between them."""
+    parts = [run[0].input, y]
+    for a in run:
+        parts += [t for t in (a.weight, a.bias, a.prelu_weight, a.base) if t is not None]
+        parts += [residual for residual, _ in a.residuals]
+    return sum(t.numel() * t.element_size() for t in parts) / 2**20
 
 
 Recorded = tuple[str, str, float, float, float, float]  # layer, kernel, seconds, gflop, multiplied, mib
@@ -261,23 +264,35 @@ Recorded = tuple[str, str, float, float, float, float]  # layer, kernel, seconds
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Recorded]]:
-    """Within it, every convolution of the native kernels is timed; the list grows by one for each."""
+    """Within it, every convolution of the native kernels, and every chain of them, is timed; the list grows
+    by one for each."""
     from sr_kernels.backends import cpu
 
-    run, found = cpu._conv_into, list[Recorded]()
+    single, several, found = cpu._conv_into, cpu._chain_into, list[Recorded]()
 
-    def timed(a: ConvArgs, y: Tensor) -> None:
+    def timed(run: Sequence[ConvArgs], y: Tensor, call: Callable[[], None]) -> None:
         with record_kernels() as names:
             start = time.perf_counter()
-            run(a, y)
+            call()
             seconds = time.perf_counter() - start
-        found.append((describe(a), names[0], seconds, gflop(a), multiplied(a, names[0]), mib(a, y)))
+        name = describe(run[0])
+        if len(run) > 1:
+            name = f"{len(run)} layers as one, {name} to {describe(run[-1])}"
+        kernels = names[-len(run) :]  # a chain's own name comes before its layers'
+        done = sum(multiplied(a, kernel) for a, kernel in zip(run, kernels, strict=True))
+        found.append((name, names[0], seconds, sum(map(gflop, run)), done, mib(run, y)))
 
-    cpu._conv_into = timed
+    def one(a: ConvArgs, y: Tensor) -> None:
+        timed([a], y, lambda: single(a, y))
+
+    def chain(run: Sequence[ConvArgs], y: Tensor, strips: Any) -> None:
+        timed(run, y, lambda: several(run, y, strips))
+
+    cpu._conv_into, cpu._chain_into = one, chain
     try:
         yield found
     finally:
-        cpu._conv_into = run
+        cpu._conv_into, cpu._chain_into = single, several
 
 
 def layers(case: NetworkCase, seconds: float) -> list[Layer]:

@@ -72,7 +72,7 @@ def test_operations_and_bytes_of_a_layer():
     args = conv(16, 8, 3, 10, 12, bias=torch.zeros(16), residuals=[(torch.zeros(1, 16, 10, 12), 1.0)])
     assert roofline.gflop(args) == pytest.approx(2e-9 * 10 * 12 * 16 * 8 * 9)
     floats = 8 * 120 + 16 * 8 * 9 + 16 + 16 * 120 + 16 * 120
-    assert roofline.mib(args, torch.zeros(1, 16, 10, 12)) == pytest.approx(4 * floats / 2**20)
+    assert roofline.mib([args], torch.zeros(1, 16, 10, 12)) == pytest.approx(4 * floats / 2**20)
     assert roofline.describe(args) == "3x3 8->16 + 1, 10x12"
 
 
@@ -111,6 +111,24 @@ def test_the_layers_of_a_network():
     assert all(layer.ms > 0 and layer.kernel.startswith("cpu/") for layer in found)
     expected = 2e-9 * 256 * 9 * (3 * 16 + 2 * 16 * 16 + 16 * 48)
     assert sum(layer.count * layer.gflop for layer in found) == pytest.approx(expected)
+
+
+@native
+def test_a_chain_is_one_layer():
+    from sr_kernels.backends import cpu, cpu_chain
+
+    first = conv(8, 3, 3)
+    x = first.input = first.input.contiguous(memory_format=torch.channels_last)
+    between = torch.empty(1, 8, 8, 8).contiguous(memory_format=torch.channels_last)
+    second = ConvArgs(between, torch.zeros(4, 8, 1, 1))
+    y = torch.empty(1, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    with roofline.recorded() as found:
+        cpu._chain_into([first, second], y, cpu_chain.strips([first, second], 1))
+    ((name, kernel, _, gflop, done, mib),) = found
+    assert name == "2 layers as one, 3x3 3->8, 8x8 to 1x1 8->4, 8x8"
+    assert kernel.startswith("cpu/chain/")
+    assert [gflop, done] == pytest.approx([2e-9 * 64 * (8 * 27 + 32)] * 2)
+    assert mib == pytest.approx(4 * (x.numel() + 8 * 27 + 32 + y.numel()) / 2**20)
 
 
 @native
