@@ -106,7 +106,7 @@ def test_against_float64(monkeypatch, isa, kernel, precision):
 @winograd_kernels
 @pytest.mark.parametrize(("ci", "blocks"), [(12, 1), (64, 2), (65, 3), (130, 9), (200, 1)])
 def test_winograd_widths(monkeypatch, isa, kernel, ci, blocks):
-    """Depths of less and more than one pass, more channel blocks than are kept at a time, all of the epilogue."""
+    """Depths of less and more than one pass, more channel blocks than are kept at a time, a full epilogue."""
     co, pad = blocks * kernel.channels + 4, (2, 0, 1, 3)
     wide = layer(isa, kernel, height=9, width=14, padding=pad)
     outcomes = []
@@ -228,7 +228,7 @@ def test_a_cut_picture_gives_the_same_bits(monkeypatch, isa, kernel):
 
 @winograd_kernels
 def test_a_cut_picture_gives_the_same_bits_on_the_grid_of_tiles(monkeypatch, isa, kernel):
-    """A Winograd tile's rounding depends on all its inputs: what a cut changes, it changes up to the next tile."""
+    """A Winograd tile's rounding depends on all its inputs: a cut changes it up to the next tile."""
     args = layer(isa, kernel, height=16, width=29)
     whole = run(monkeypatch, isa, kernel, args)
     for left, top in ((4, 0), (8, 4)):
