@@ -61,6 +61,63 @@ void conv2d(int index, const srk::ConvParams& p) {
     if (!done) throw std::bad_alloc();
 }
 
+using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, bias, prelu
+
+// Copies of `steps` with these addresses: the steps themselves are shared by all calls and threads.
+std::vector<srk::ConvParams> bound(const srk::Isa& chosen, const std::vector<const srk::ConvParams*>& steps,
+                                   const std::vector<Addresses>& addresses, int threads) {
+    if (steps.size() != addresses.size()) throw std::invalid_argument("one list of addresses per step");
+    std::vector<srk::ConvParams> out;
+    out.reserve(steps.size());
+    for (size_t i = 0; i < steps.size(); ++i) {
+        out.push_back(*steps[i]);
+        srk::ConvParams& p = out.back();
+        check_kernel(chosen, p);
+        const Addresses& to = addresses[i];
+        p.x.data = pointer<void>(to[0]);
+        p.y.data = pointer<void>(to[1]);
+        p.res1.data = pointer<void>(to[2]);
+        p.res2.data = pointer<void>(to[3]);
+        p.base.data = pointer<void>(to[4]);
+        p.weight = pointer<const float>(to[5]);
+        p.bias = pointer<const float>(to[6]);
+        p.prelu = pointer<const float>(to[7]);
+        if (to[1] % (sizeof(float) * chosen.lanes)) p.stream = 0;  // needs whole, aligned vectors
+        if (p.threads > threads) p.threads = threads;
+    }
+    return out;
+}
+
+// One convolution after the other.
+void conv2d_steps(int index, const std::vector<const srk::ConvParams*>& steps,
+                  const std::vector<Addresses>& addresses, int threads) {
+    const srk::Isa& chosen = isa(index);
+    const std::vector<srk::ConvParams> run = bound(chosen, steps, addresses, threads);
+    bool done = true;
+    {
+        py::gil_scoped_release released;
+        for (size_t i = 0; i < run.size() && done; ++i) done = chosen.kernels[run[i].kernel].run(run[i]);
+    }
+    if (!done) throw std::bad_alloc();
+}
+
+void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& steps,
+                  const std::vector<Addresses>& addresses, int64_t rows, int64_t height, int64_t columns,
+                  int threads) {
+    const srk::Isa& chosen = isa(index);
+    if (steps.empty() || steps.size() > srk::kMaxChain || rows < 1 || height < 1 || columns < 1)
+        throw std::out_of_range("a chain has 1 to " + std::to_string(srk::kMaxChain) +
+                                " layers and strips of 1 pixel or more");
+    std::vector<srk::ConvParams> layers = bound(chosen, steps, addresses, threads);
+    bool done;
+    {
+        py::gil_scoped_release released;
+        done = chosen.chain(
+            {layers.data(), static_cast<int32_t>(layers.size()), rows, height, columns, threads});
+    }
+    if (!done) throw std::bad_alloc();
+}
+
 void pack_winograd(int index, uintptr_t w, uintptr_t u, std::array<int64_t, 2> size,
                    std::array<int64_t, 4> strides, int64_t channels,
                    const std::vector<std::array<double, 3>>& g) {
@@ -81,26 +138,6 @@ void pack_winograd(int index, uintptr_t w, uintptr_t u, std::array<int64_t, 2> s
         for (size_t k = 0; k < 3; ++k) p.g[i][k] = g[i][k];
     py::gil_scoped_release released;
     chosen.pack_winograd(p);
-}
-
-void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& layers, int64_t rows, int64_t height,
-                  int64_t columns, int threads) {
-    const srk::Isa& chosen = isa(index);
-    if (layers.empty() || layers.size() > srk::kMaxChain || rows < 1 || height < 1 || columns < 1)
-        throw std::out_of_range("a chain has 1 to " + std::to_string(srk::kMaxChain) +
-                                " layers and strips of 1 pixel or more");
-    std::vector<srk::ConvParams> copies;
-    for (const srk::ConvParams* p : layers) {
-        check_kernel(chosen, *p);
-        copies.push_back(*p);
-    }
-    bool done;
-    {
-        py::gil_scoped_release released;
-        done = chosen.chain(
-            {copies.data(), static_cast<int32_t>(copies.size()), rows, height, columns, threads});
-    }
-    if (!done) throw std::bad_alloc();
 }
 
 template <void (*srk::Isa::*Member)(const srk::ImageParams&)>
@@ -172,8 +209,10 @@ PYBIND11_MODULE(_C, m) {
         .def_readwrite("stream", &P::stream)
         .def_readwrite("threads", &P::threads);
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
-    m.def("conv2d_chain", &conv2d_chain, py::arg("isa"), py::arg("layers"), py::arg("rows"),
-          py::arg("height"), py::arg("columns"), py::arg("threads"));
+    m.def("conv2d_chain", &conv2d_chain, py::arg("isa"), py::arg("steps"), py::arg("addresses"),
+          py::arg("rows"), py::arg("height"), py::arg("columns"), py::arg("threads"));
+    m.def("conv2d_steps", &conv2d_steps, py::arg("isa"), py::arg("steps"), py::arg("addresses"),
+          py::arg("threads"));
 
     m.def("pack_winograd", &pack_winograd, py::arg("isa"), py::arg("weight"), py::arg("packed"),
           py::arg("size"), py::arg("strides"), py::arg("channels"), py::arg("transform"));

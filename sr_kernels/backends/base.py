@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,9 +142,15 @@ class Backend:
         return []
 
     def gains(self, args: ConvArgs) -> bool:
-        """Whether a kernel of this backend takes less time for this convolution, which the gradient of another
-        has been turned into, than PyTorch's own for the gradient; the packing of its weights included."""
+        """Whether a kernel of this backend takes less time for this convolution, which the gradient of
+        another has been turned into, than PyTorch's own for that gradient; packing its weights included."""
         return False
+
+    def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
+        """What runs op on arguments like these, of the same shapes, strides, dtypes, devices and numbers; it
+        is kept, and called by several threads at once."""
+        method: Callable[..., Tensor] = getattr(self, op)
+        return (lambda args: method(*args)) if isinstance(args, tuple) else method
 
     def conv2d(self, args: ConvArgs) -> Tensor:
         raise NotImplementedError

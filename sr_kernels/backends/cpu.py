@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sr_kernels import _C, config
-from sr_kernels.backends import cpu_chain, cpu_pack, selfcheck
+from sr_kernels.backends import cpu_chain, cpu_pack, cpu_plan, selfcheck
 from sr_kernels.backends.base import (
     Backend,
     ChainArgs,
@@ -23,12 +24,9 @@ from sr_kernels.backends.base import (
     memory_format_of,
     with_format,
 )
+from sr_kernels.backends.cpu_plan import ConvPlan
 from sr_kernels.backends.registry import record
-from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
-# In the order of csrc/params.h.
-_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _MAX_KERNEL = 9
 # Additions in a row before a sum is set aside. Measured from 64 to 512 channels on normal and positive data:
 # 128 stays at eager's own error (of its more exact layout), 384 below 2.4 times, 512 reaches 3.2.
@@ -40,17 +38,14 @@ _WINOGRAD_CHAIN = 16
 _WINOGRAD_INPUTS = 12
 # Bytes of an input that PyTorch converts to channels_last faster than the result is computed.
 _CONVERTED = 32 << 20
-# A gradient's weights are packed at every step: that many pixels pay for it, whatever the channels. Where eager
-# sums a gradient tap by tap (up to that many elements, or cropped), it is twice as exact as otherwise; more exact
-# it is as well without padding, for few outputs.
+# A gradient's weights are packed at every step: that many pixels pay for it, whatever the channels. Where
+# eager sums a gradient tap by tap (up to that many elements, or cropped), it is twice as exact as otherwise;
+# more exact it is as well without padding, for few outputs.
 _GRADIENT_PIXELS = 512
 _GRADIENT_ELEMENTS = 20480
 _GRADIENT_INPUTS = 32
-# Bytes of a result that would not be in the caches any more when it is read.
-_STREAM = 8 << 20
 # A window wider than this is no picture's; PyTorch's own kernels take it.
 _MAX_REACH = 1 << 16
-_SERIAL_FLOPS = 2_000_000  # below this, waking a second thread costs more than it saves
 
 
 class Isa:
@@ -117,18 +112,6 @@ def limit_isa(name: str) -> Iterator[None]:
         _isa = before
 
 
-def _pixel_major(x: Tensor) -> Tensor:
-    """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _view(x: Tensor) -> _C.View:
-    sn, _, sy, sx = x.stride()
-    return _C.View(x.data_ptr(), sn, sy, sx)
-
-
 def _empty(shape: Sequence[int], memory_format: torch.memory_format, like: Tensor) -> Tensor:
     return torch.empty_strided(
         shape, dense_strides(shape, memory_format), dtype=like.dtype, device=like.device
@@ -183,11 +166,13 @@ class CpuBackend(Backend):
         )
         return large and inside and _kernel_of(args).kind == "winograd"
 
+    def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
+        if op == "conv2d":
+            return _Conv2d(args)
+        return _DenseBlock(args) if op == "dense_block" else super().prepare(op, args)
+
     def conv2d(self, args: ConvArgs) -> Tensor:
-        memory_format = memory_format_of(args.input)
-        y = _empty(args.output_shape(), torch.channels_last, args.input)
-        _conv_into(_as_shuffle(args), y)
-        return with_format(y, memory_format)
+        return _Conv2d(args)(args)
 
     def conv2d_chain(self, args: ChainArgs) -> Tensor:
         memory_format = memory_format_of(args.layers[0].input)
@@ -198,24 +183,7 @@ class CpuBackend(Backend):
         return with_format(y, memory_format)
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
-        x = args.input
-        n, c, h, w = x.shape
-        widths = [weight.shape[0] for weight in args.weights[:-1]]
-        wide = _empty((n, c + sum(widths), h, w), torch.channels_last, x)
-        wide[:, :c].copy_(x)
-        done = c
-        for weight, bias, width in zip(args.weights, args.biases, widths, strict=False):
-            layer = ConvArgs(wide[:, :done], weight, bias, padding=(weight.shape[2] // 2,) * 4)
-            layer.activation, layer.negative_slope = "leaky_relu", args.negative_slope
-            _conv_into(layer, wide[:, done : done + width])
-            done += width
-        last = ConvArgs(
-            wide, args.weights[-1], args.biases[-1], padding=(args.weights[-1].shape[2] // 2,) * 4
-        )
-        last.scale, last.residuals = args.scale, [(wide[:, :c], args.input_scale), *args.residuals[:1]]
-        y = _empty(last.output_shape(), torch.channels_last, x)
-        _conv_into(last, y)
-        return with_format(y, memory_format_of(x))
+        return _DenseBlock(args)(args)
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
         n, c, h, w = input.shape
@@ -245,7 +213,7 @@ class CpuBackend(Backend):
             scale,
             b1,
             b2,
-            _DTYPE[x.dtype],
+            cpu_plan.DTYPES[x.dtype],
             torch.get_num_threads(),
         )
         return y
@@ -273,7 +241,7 @@ class CpuBackend(Backend):
 
 def _dtype_reasons(tensors: Sequence[Tensor | None]) -> list[str]:
     """All have one dtype, see ops/_check.py."""
-    found = sorted({str(t.dtype) for t in tensors if t is not None and t.dtype not in _DTYPE})
+    found = sorted({str(t.dtype) for t in tensors if t is not None and t.dtype not in cpu_plan.DTYPES})
     return [f"the native kernels take float32, bfloat16 and float16, not {', '.join(found)}"] if found else []
 
 
@@ -370,71 +338,15 @@ def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:
     return current_isa().kernel_for(co, ci, a.groups > 1, _winograd(a, *a.conv_size()))
 
 
-def _aligned(y: Tensor, lanes: int) -> bool:
-    """Whether vectors of each pixel's channels begin at multiples of their size."""
-    return y.data_ptr() % (4 * lanes) == 0 and all(s % lanes == 0 for s in y.stride() if s > 1)
+def _plan(a: ConvArgs, y: Tensor) -> ConvPlan:
+    kernel = _kernel_of(a)
+    chain = _WINOGRAD_CHAIN if kernel.kind == "winograd" else _CHAIN[config.get_precision()]
+    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{current_isa().name}", chain)
 
 
 def _conv_into(a: ConvArgs, y: Tensor) -> None:
     """Runs the op into y (N, Co/r^2, Ho*r, Wo*r), each pixel's channels side by side."""
-    isa = current_isa()
-    for p in _calls(a, y, isa):
-        _C.conv2d(isa.index, p)
-
-
-def _calls(a: ConvArgs, y: Tensor, isa: Isa) -> Iterator[_C.ConvParams]:
-    """The native calls that make up the op, one after the other in the same struct. What they point at lives
-    as long as the iterator."""
-    co, ci, kh, kw = a.weight.shape
-    oh, ow = a.conv_size()
-    kernel = isa.kernel_for(co, ci, a.groups > 1, _winograd(a, oh, ow))
-    record(f"cpu/{kernel.name}/{isa.name}")
-    if y.numel() == 0:
-        return
-    x = _pixel_major(a.input)
-    n, channels, h, w = x.shape
-    p = _C.ConvParams()
-    keep = [x]  # alive until the kernel has run
-    p.x, p.y = _view(x), _view(y)
-    p.set_input(n, h, w, channels)
-    b = [0.0, 0.0]
-    for i, (residual, factor) in enumerate(a.residuals):
-        residual = _pixel_major(residual)
-        keep.append(residual)
-        setattr(p, "res2" if i else "res1", _view(residual))
-        b[i] = factor
-    if a.base is not None:
-        base = _pixel_major(a.base)
-        keep.append(base)
-        p.base = _view(base)
-        mode = 1 + BASE_MODES.index(a.base_mode)
-        p.set_base(mode, y.shape[2] // base.shape[2], base.shape[2], base.shape[3])
-    p.set_epilogue(
-        _ACTIVATION[a.activation],
-        a.activation_after_add,
-        a.negative_slope,
-        a.scale,
-        b[0],
-        b[1],
-        a.pixel_shuffle,
-    )
-    bias = cpu_pack.vector(a.bias, co, kernel, a.pixel_shuffle)
-    prelu = None if a.prelu_weight is None else cpu_pack.vector(a.prelu_weight, co, kernel, a.pixel_shuffle)
-    p.kernel, p.dtype = kernel.index, _DTYPE[x.dtype]
-    if kernel.kind == "winograd":
-        p.chain = _WINOGRAD_CHAIN
-        p.stream = x.dtype == torch.float32 and y.numel() * 4 >= _STREAM and _aligned(y, isa.lanes)
-    else:
-        p.chain = _CHAIN[config.get_precision()]
-    flops = 2 * n * oh * ow * co * ci * kh * kw
-    p.threads = 1 if flops < _SERIAL_FLOPS else torch.get_num_threads()
-    left, _, top, _ = a.padding
-    for phase in cpu_pack.phases(a.weight, kernel, a.pixel_shuffle, a.upsample, top, left):
-        p.set_weights(phase.weight.data_ptr(), bias.data_ptr(), 0 if prelu is None else prelu.data_ptr())
-        p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
-        p.set_phase(a.upsample, phase.y, phase.x)
-        p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), co)
-        yield p
+    _plan(a, y).run(a, y)
 
 
 def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips) -> None:
@@ -442,12 +354,89 @@ def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips)
     isa = current_isa()
     record(f"cpu/chain/{isa.name}")
     results = [*(layer.input for layer in layers[1:]), y]
-    calls = [_calls(layer, result, isa) for layer, result in zip(layers, results, strict=True)]
-    params = [next(call, None) for call in calls]
+    bound = [_plan(layer, result).bind(layer, result) for layer, result in zip(layers, results, strict=True)]
     if y.numel():
+        steps = [step for steps, _, _ in bound for step in steps]
+        addresses = [address for _, addresses, _ in bound for address in addresses]
         _C.conv2d_chain(
-            isa.index, params, strips.rows, strips.height, strips.columns, torch.get_num_threads()
+            isa.index, steps, addresses, strips.rows, strips.height, strips.columns, torch.get_num_threads()
         )
+
+
+class _Conv2d:
+    """conv2d of arguments like the first; a plan per instruction set."""
+
+    def __init__(self, a: ConvArgs) -> None:
+        self.shape = a.output_shape()
+        self.strides = dense_strides(self.shape, torch.channels_last)
+        self.format = memory_format_of(a.input)
+        self.converts = dense_strides(self.shape, self.format) != self.strides
+        self.shuffles = _as_shuffle(a) is not a
+        self.plans: dict[Isa, ConvPlan] = {}
+
+    def __call__(self, a: ConvArgs) -> Tensor:
+        y = torch.empty_strided(self.shape, self.strides, dtype=a.input.dtype)
+        a = _as_shuffle(a) if self.shuffles else a
+        isa = current_isa()
+        plan = self.plans.get(isa)
+        if plan is None:
+            plan = self.plans[isa] = _plan(a, y)
+        plan.run(a, y)
+        return with_format(y, self.format) if self.converts else y
+
+
+class _DenseBlock:
+    """dense_block of arguments like the first: all its convolutions in one native call, each writing into its
+    channels of one wide buffer; their plans per instruction set."""
+
+    def __init__(self, a: DenseBlockArgs) -> None:
+        n, self.channels, h, w = a.input.shape
+        widths = [weight.shape[0] for weight in a.weights[:-1]]
+        self.ends = [self.channels + sum(widths[:i]) for i in range(len(widths) + 1)]
+        self.wide_shape = n, self.ends[-1], h, w
+        self.wide_strides = dense_strides(self.wide_shape, torch.channels_last)
+        self.shape = n, self.channels, h, w
+        self.strides = dense_strides(self.shape, torch.channels_last)
+        self.format = memory_format_of(a.input)
+        self.converts = dense_strides(self.shape, self.format) != self.strides
+        self.plans: dict[Isa, list[ConvPlan]] = {}
+
+    def _plan(self, a: DenseBlockArgs, wide: Tensor, y: Tensor) -> list[ConvPlan]:
+        plans = []
+        for i, (weight, end) in enumerate(zip(a.weights, self.ends, strict=True)):
+            layer = ConvArgs(wide[:, :end], weight, padding=(weight.shape[2] // 2,) * 4)
+            if i < len(self.ends) - 1:
+                layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
+                into = wide[:, end : self.ends[i + 1]]
+            else:
+                layer.scale, into = a.scale, y
+                layer.residuals = [(wide[:, : self.channels], a.input_scale), *a.residuals]
+            plans.append(_plan(layer, into))
+        return plans
+
+    def __call__(self, a: DenseBlockArgs) -> Tensor:
+        wide = torch.empty_strided(self.wide_shape, self.wide_strides, dtype=a.input.dtype)
+        y = torch.empty_strided(self.shape, self.strides, dtype=a.input.dtype)
+        wide[:, : self.channels].copy_(a.input)
+        isa = current_isa()
+        plans = self.plans.get(isa)
+        if plans is None:
+            plans = self.plans[isa] = self._plan(a, wide, y)
+        x, bytes_each = wide.data_ptr(), wide.dtype.itemsize
+        residual = cpu_plan.pixel_major(a.residuals[0][0]) if a.residuals else None
+        into = [[x, x + end * bytes_each, 0, 0, 0] for end in self.ends[:-1]]
+        into.append([x, y.data_ptr(), x, 0 if residual is None else residual.data_ptr(), 0])
+        layers = zip(plans, a.weights, a.biases, strict=True)
+        packed = [plan.packed(weight, bias, None)[0] for plan, weight, bias in layers]
+        for plan in plans:
+            record(plan.name)
+        steps = [step for plan in plans for step in plan.steps]
+        if steps:
+            addresses = [
+                cpu_plan.addresses_of(shared, tensors) for shared, tensors in zip(into, packed, strict=True)
+            ]
+            _C.conv2d_steps(isa.index, steps, addresses, torch.get_num_threads())
+        return with_format(y, self.format) if self.converts else y
 
 
 def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:

@@ -13,7 +13,8 @@ import contextvars
 import importlib
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 from sr_kernels import config
 from sr_kernels.backends.base import Backend, BackendError
@@ -32,6 +33,8 @@ _lock = threading.RLock()
 _backends: dict[str, Backend] = {}
 _unavailable: dict[str, list[str]] = {}
 _candidates: dict[str, list[Backend]] = {}
+_prepared: dict[Hashable, Callable[[Any], Any]] = {}
+_MOST_PREPARED = 1024
 _warned = False
 _chosen: contextvars.ContextVar[str] = contextvars.ContextVar("sr_kernels_backend", default="")
 _recorders: list[list[str]] = []
@@ -91,6 +94,7 @@ def register(backend: Backend, devices: Sequence[str] = ()) -> None:
         _backends[backend.name] = backend
         _unavailable.pop(backend.name, None)
         _candidates.clear()
+        _prepared.clear()
 
 
 def unavailable(name: str) -> list[str]:
@@ -169,6 +173,22 @@ def willing(op: str, device: str, args: object, requested: str = "") -> Backend 
         if offered and not backend.reasons(op, args) and not backend.slower(op, args):
             return backend
     return None
+
+
+def prepared(key: Hashable) -> Callable[[Any], Any] | None:
+    """What `prepare` has kept under key."""
+    return _prepared.get(key)
+
+
+def prepare(key: Hashable, op: str, device: str, args: object, requested: str = "") -> Callable[[Any], Any]:
+    """What runs op on arguments like these, kept under a key that tells all such calls from others."""
+    precision = config.get_precision()
+    run = select(op, device, args, requested).prepare(op, args)
+    if len(_prepared) >= _MOST_PREPARED:
+        _prepared.clear()
+    if precision == config.get_precision():  # else another thread has changed it meanwhile
+        _prepared[key] = run
+    return run
 
 
 def _explicit(name: str, op: str, device: str, args: object) -> Backend:

@@ -65,6 +65,8 @@ def text(op: str, name: str, value: object, default: str) -> str:
 
 
 def pair(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    if type(value) is int:
+        return value, value
     wanted = "an int or a pair (height, width) of ints"
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
@@ -82,6 +84,8 @@ def padding(
     dilation: Sequence[int] = (1, 1),
 ) -> tuple[int, int, int, int]:
     """(left, right, top, bottom); "same" puts an odd pixel right and below, as torch does."""
+    if type(value) is int and value >= 0:
+        return value, value, value, value
     if isinstance(value, str):
         if value == "valid":
             return 0, 0, 0, 0

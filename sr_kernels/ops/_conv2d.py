@@ -42,8 +42,8 @@ def _pack(
     base: Tensor | None = None,
     base_mode: str = "none",
     backend: str = "",
-) -> _library.Packed:
-    """The schema's arguments, validated."""
+) -> tuple[ConvArgs, str]:
+    """The schema's arguments, brought together."""
     residuals = _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight)
     args = ConvArgs(
         input,
@@ -64,7 +64,6 @@ def _pack(
         base,
         base_mode,
     )
-    _check.convolution(args)
     return args, backend
 
 
@@ -73,7 +72,7 @@ def _empty(args: ConvArgs) -> Tensor:
     return args.input.new_empty_strided(shape, dense_strides(shape, memory_format_of(args.input)))
 
 
-OP, _plain = _library.define("conv2d", _SCHEMA, _pack, _empty)
+OP, _plain, call = _library.define("conv2d", _SCHEMA, _pack, _empty, check=_check.convolution)
 _library.differentiable("conv2d", OP, _plain, _conv2d_backward.forward, _conv2d_backward.backward)
 _library.autocast("conv2d", OP, _library.lower_precision)
 _library.vmap("conv2d", OP, samples=(0, 11, 13, 18))
@@ -142,7 +141,7 @@ def conv2d(
     _arguments.optional_tensors(op, bias=bias, prelu_weight=prelu_weight, base=base)
     strides = _arguments.pair(op, "stride", stride)
     dilations = _arguments.pair(op, "dilation", dilation)
-    result: Tensor = OP(
+    result: Tensor = call(
         input,
         weight,
         bias,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sr_kernels.backends.base import ChainArgs, ConvArgs, dense_strides, expanded, memory_format_of
 from sr_kernels.ops import _arguments, _check, _library
-from sr_kernels.ops._conv2d import OP as CONV2D
+from sr_kernels.ops._conv2d import call as conv2d
 
 # Of every layer: weight, bias, four paddings, activation and its slopes; the rest is the last one's.
 _SCHEMA = (
@@ -21,6 +21,7 @@ _SCHEMA = (
     "Tensor? residual2=None, float residual2_weight=1.0, float scale=1.0, bool activation_after_add=False, "
     "int pixel_shuffle=1, Tensor? base=None, str base_mode='none', str backend='') -> Tensor"
 )
+_NO_END = (None, 1.0, None, 1.0, 1.0, False, 1, None, "none", "")
 _EACH = ("weight", "bias", "padding", "activation", "negative_slope", "prelu_weight")
 _LAST = ("residual", "scale", "activation_after_add", "pixel_shuffle", "base", "base_mode")
 
@@ -100,16 +101,16 @@ def _one_by_one(
     *last: Any,
 ) -> Tensor:
     """The same by conv2d: where no backend does better, and wherever gradients are asked for."""
-    backend = last[9] if len(last) > 9 else ""
+    last += _NO_END[len(last) :]
     y = input
     for i, weight in enumerate(weights):
-        end = last if i == len(weights) - 1 else (None, 1.0, None, 1.0, 1.0, False, 1, None, "none", backend)
-        y = CONV2D(
+        end = last if i == len(weights) - 1 else (*_NO_END[:-1], last[-1])
+        y = conv2d(
             y,
             weight,
             biases[i],
             (1, 1),
-            paddings[4 * i : 4 * i + 4],
+            tuple(paddings[4 * i : 4 * i + 4]),
             (1, 1),
             1,
             1,
@@ -134,7 +135,7 @@ def _wants_gradient(args: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
 
 
-OP, _ = _library.define("conv2d_chain", _SCHEMA, _pack, _empty, _one_by_one)
+OP, _, call = _library.define("conv2d_chain", _SCHEMA, _pack, _empty, _one_by_one)
 _library.LIBRARY.impl("conv2d_chain", _autograd, "Autograd")
 _library.autocast("conv2d_chain", OP, _library.lower_precision)
 _library.vmap("conv2d_chain", OP, samples=(0, 7, 9, 14))
@@ -193,7 +194,7 @@ def conv2d_chain(input: Tensor, layers: Sequence[Mapping[str, Any]], *, backend:
             last.get("base"),
             _arguments.text("conv2d", "base_mode", last.get("base_mode"), "none"),
         )
-    result: Tensor = OP(input, *each, *end, _arguments.text(op, "backend", backend, ""))
+    result: Tensor = call(input, *each, *end, _arguments.text(op, "backend", backend, ""))
     return result
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from sr_kernels import reference
 from sr_kernels.backends.base import BackendError, memory_format_of, with_format
 from sr_kernels.backends.registry import chosen, find, record
-from sr_kernels.ops import _arguments, _check, _library
-from sr_kernels.ops._conv2d import OP
+from sr_kernels.ops import _arguments, _check, _conv2d, _library
 
 
 def _taps(kernel: int, stride: int, padding: int) -> tuple[list[int], int, int]:
@@ -154,12 +153,12 @@ def conv_transpose2d(
     subpixel, bias, sides = _as_convolution(input.shape[2:], size, weight, bias, s, paddings)
     if prelu_weight is not None and prelu_weight.shape[0] > 1:
         prelu_weight = _repeated(prelu_weight, s * s)
-    y = OP(
+    y = _conv2d.call(
         input,
         subpixel,
         bias,
         (1, 1),
-        sides,
+        tuple(sides),
         (1, 1),
         1,
         1,

@@ -39,11 +39,10 @@ def _pack(
     residual2: Tensor | None = None,
     residual2_weight: float = 1.0,
     backend: str = "",
-) -> _library.Packed:
-    """The schema's arguments, validated."""
+) -> tuple[DenseBlockArgs, str]:
+    """The schema's arguments, brought together."""
     residuals = _arguments.pairs(residual1, residual1_weight, residual2, residual2_weight)
     args = DenseBlockArgs(input, weights, biases, negative_slope, scale, input_scale, residuals)
-    _check.dense_block(args)
     return args, backend
 
 
@@ -77,7 +76,7 @@ def _plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 def _forward(ctx: Any, run: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
     """Convolution by convolution, so that what the activations were applied to can be kept."""
-    _pack(*args)
+    _check.dense_block(_pack(*args)[0])
     input, weights, biases, slope, scale, input_scale, *rest = args
     first, first_weight, second, second_weight, backend = rest
 
@@ -148,7 +147,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     )
 
 
-OP, _plain = _library.define("dense_block", _SCHEMA, _pack, _empty)
+OP, _plain, call = _library.define("dense_block", _SCHEMA, _pack, _empty, check=_check.dense_block)
 _library.differentiable("dense_block", OP, _plain, _forward, _backward)
 _library.autocast("dense_block", OP, _library.lower_precision)
 _library.vmap("dense_block", OP, samples=(0, 6, 8))
@@ -182,8 +181,10 @@ def dense_block(
         if not isinstance(values, (list, tuple)):
             raise TypeError(f"dense_block: {name} must be a list of tensors, got {type(values).__name__}")
         check = _arguments.tensors if name == "weights" else _arguments.optional_tensors
-        check("dense_block", **{f"{name}[{i}]": value for i, value in enumerate(values)})
-    result: Tensor = OP(
+        for i, value in enumerate(values):
+            if type(value) is not Tensor:  # names are made where they are needed
+                check("dense_block", **{f"{name}[{i}]": value})
+    result: Tensor = call(
         input,
         list(weights),
         list(biases),

@@ -16,8 +16,10 @@ from torch.nn import Parameter
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sr_kernels import config
 from sr_kernels.backends.base import Backend, BackendError, ChainArgs, ConvArgs, DenseBlockArgs
-from sr_kernels.backends.registry import chosen, find, select, willing
+from sr_kernels.backends.registry import chosen, find, prepare, prepared, select, willing
+from sr_kernels.ops._signature import Signature, is_watched
 
 NAMESPACE = "sr_kernels"
 LIBRARY = Library(NAMESPACE, "DEF")
@@ -49,25 +51,64 @@ def define(
     pack: Callable[..., Packed],
     empty: Callable[[Any], Tensor],
     otherwise: Callable[..., Tensor] | None = None,
-) -> tuple[Any, Callable[..., Tensor]]:
-    """Registers an op for all devices; returns the overload to call, and the op in PyTorch's own pieces.
+    check: Callable[[Any], None] | None = None,
+) -> tuple[Any, Callable[..., Tensor], Callable[..., Tensor]]:
+    """Registers an op for all devices.
 
-    pack validates the schema's arguments and gives what the backend's method takes; empty makes the result
-    of that, uninitialised. otherwise: the op in terms of others, for what a backend need not do as a whole.
+    pack gives what the backend's method takes of the schema's arguments; check, if not pack itself, validates
+    that; empty makes the result, uninitialised. otherwise: the op in terms of others, for what a backend need
+    not do as a whole. Without it check and choice of backend are made once for all calls of one signature.
+
+    Returns the overload, the op in PyTorch's own pieces, and what to call with all arguments: it is the
+    overload, or, where nobody but the kernel would see the call, the kernel.
     """
+    LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    defaults = _defaults(op)
+    signature = Signature(["Tensor" in str(a.type) for a in op._schema.arguments])
+
+    def checked(flat: Sequence[Any]) -> Packed:
+        args, requested = pack(*flat)
+        if check is not None:
+            check(args)
+        return args, requested
 
     def kernel(*flat: Any) -> Tensor:
-        args, requested = pack(*flat)
         if otherwise is not None:
+            args, requested = checked(flat)
             backend = willing(name, _device(args), args, requested)
             return otherwise(*flat) if backend is None else _run(backend, name, args)
+        # the dispatcher drops trailing arguments that equal their defaults, and makes lists of tuples
+        full = (*flat, *defaults[len(flat) :])
+        known = signature.of([tuple(arg) if type(arg) is list else arg for arg in full])
+        if known is not None:
+            return run(known, flat)
+        args, requested = checked(flat)
         return _run(select(name, _device(args), args, requested), name, args)
 
+    def run(known: Hashable, flat: Sequence[Any]) -> Tensor:
+        args, requested = pack(*flat)
+        key = name, chosen(requested), config.get_precision(), known
+        ready = prepared(key)
+        if ready is None:
+            checked(flat)
+            ready = prepare(key, name, _device(args), args, requested)
+        result: Tensor = ready(args)
+        return result
+
+    def call(*flat: Any) -> Tensor:
+        if not (torch.compiler.is_compiling() or is_watched()):
+            known = signature.of(flat)
+            if known is not None and not (torch.is_grad_enabled() and torch._C._any_requires_grad(*flat)):
+                return run(known, flat) if otherwise is None else kernel(*flat)
+        result: Tensor = op(*flat)
+        return result
+
     def fake(*flat: Any) -> Tensor:
-        return empty(pack(*flat)[0])
+        return empty(checked(flat)[0])
 
     def plain(*flat: Any) -> Tensor:
-        args, requested = pack(*flat)
+        args, requested = checked(flat)
         if chosen(requested) not in ("auto", "torch"):
             raise BackendError(
                 f"{name}: backend {chosen(requested)!r} was asked for and does not run under torch.func's "
@@ -75,10 +116,14 @@ def define(
             )
         return _run(find("torch"), name, args)
 
-    LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
-    return getattr(getattr(torch.ops, NAMESPACE), name).default, plain
+    return op, plain, call
+
+
+def _defaults(op: Any) -> tuple[Any, ...]:
+    """The default of each argument of an op, None where it has none."""
+    return tuple(a.default_value if a.has_default_value() else None for a in op._schema.arguments)
 
 
 def differentiable(
@@ -94,9 +139,9 @@ def differentiable(
     backward(ctx, grad) needs for one gradient per argument. Unlike torch.library.register_autograd this
     serves torch.func's transforms and forward mode too, by the plain op, and costs half as much per call.
     """
-    schema = op._schema.arguments
-    defaults = tuple(a.default_value if a.has_default_value() else None for a in schema)
-    has_lists = any(isinstance(a.type, torch.ListType) and "Tensor" in str(a.type) for a in schema)
+    defaults = _defaults(op)
+    arguments = op._schema.arguments
+    has_lists = any(isinstance(a.type, torch.ListType) and "Tensor" in str(a.type) for a in arguments)
 
     def run(*args: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():

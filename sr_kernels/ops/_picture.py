@@ -46,10 +46,10 @@ def _empty_image(args: tuple[Tensor, torch.dtype]) -> Tensor:
     return input.new_empty((h, w, c), dtype=dtype)
 
 
-TO_FLOAT, _ = _library.define(
+TO_FLOAT, _, _ = _library.define(
     "image_to_float", "(Tensor image, str backend='') -> Tensor", _pack_to_float, _empty_float
 )
-TO_IMAGE, _ = _library.define(
+TO_IMAGE, _, _ = _library.define(
     "float_to_image",
     "(Tensor input, ScalarType dtype=uint8, str backend='') -> Tensor",
     _pack_to_image,

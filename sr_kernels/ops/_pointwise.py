@@ -94,19 +94,19 @@ def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(grad * factor if need else None for factor, need in pairs)
 
 
-SHUFFLE, _plain_shuffle = _library.define(
+SHUFFLE, _plain_shuffle, _ = _library.define(
     "pixel_shuffle",
     "(Tensor input, int upscale_factor, str backend='') -> Tensor",
     _pack_shuffle,
     _empty_shuffle,
 )
-UNSHUFFLE, _plain_unshuffle = _library.define(
+UNSHUFFLE, _plain_unshuffle, _ = _library.define(
     "pixel_unshuffle",
     "(Tensor input, int downscale_factor, str backend='') -> Tensor",
     _pack_unshuffle,
     _empty_unshuffle,
 )
-ADD, _plain_add = _library.define(
+ADD, _plain_add, _ = _library.define(
     "residual_add",
     "(Tensor input, Tensor residual1, float residual1_weight=1.0, Tensor? residual2=None, "
     "float residual2_weight=1.0, float scale=1.0, str backend='') -> Tensor",

@@ -30,7 +30,7 @@ X, W = torch.randn(1, 4, 6, 5), torch.randn(8, 4, 3, 3)
 @pytest.fixture
 def fresh(monkeypatch):
     """The registry's memory emptied for one test."""
-    for name in ("_backends", "_unavailable", "_candidates", "_TARGETS", "_ORDER"):
+    for name in ("_backends", "_unavailable", "_candidates", "_prepared", "_TARGETS", "_ORDER"):
         kept = getattr(registry, name)
         monkeypatch.setattr(registry, name, dict(kept) if name.isupper() else {})
     monkeypatch.setattr(registry, "_warned", False)

@@ -128,7 +128,7 @@ def test_winograd_widths(monkeypatch, isa, kernel, ci, blocks):
 def test_results_that_go_past_the_caches(monkeypatch, isa, kernel):
     args = layer(isa, kernel, height=7, width=9, extra=kernel.channels)
     kept = run(monkeypatch, isa, kernel, args)
-    monkeypatch.setattr(cpu, "_STREAM", 0)
+    monkeypatch.setattr(cpu.cpu_plan, "_STREAM", 0)
     assert torch.equal(kept, run(monkeypatch, isa, kernel, args))
 
 
@@ -241,7 +241,7 @@ def test_every_number_of_threads_gives_the_same_bits(monkeypatch, isa, kernel):
     args = layer(isa, kernel, height=12, width=3 * kernel.pixels + 5)
     whole = run(monkeypatch, isa, kernel, args)
     assert torch.equal(whole, run(monkeypatch, isa, kernel, args))
-    monkeypatch.setattr(cpu, "_SERIAL_FLOPS", 0)
+    monkeypatch.setattr(cpu.cpu_plan, "_SERIAL_FLOPS", 0)
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from sr_kernels import ops
-from sr_kernels.ops import _conv_transpose2d, _library
+from sr_kernels.ops import _conv2d, _library
 
 X = torch.randn(1, 4, 5, 6)
 
@@ -29,8 +29,8 @@ def given(monkeypatch):
         calls.append(args)
         return op(*args)
 
-    op = _conv_transpose2d.OP
-    monkeypatch.setattr(_conv_transpose2d, "OP", record)
+    op = _conv2d.call
+    monkeypatch.setattr(_conv2d, "call", record)
     return calls
 
 
