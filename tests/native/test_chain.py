@@ -177,13 +177,19 @@ def test_slices_and_guards(isa):
 
 
 def test_what_the_native_side_refuses():
-    p = cpu._C.ConvParams()
+    p, nowhere = cpu._C.ConvParams(), [0] * 8
     for layers, rows in (([], 8), ([p] * 33, 8), ([p], 0)):
         with pytest.raises(IndexError, match="1 to 32"):
-            cpu._C.conv2d_chain(0, layers, rows, 8, 8, 1)
+            cpu._C.conv2d_chain(0, layers, [nowhere] * len(layers), rows, 8, 8, 1)
+    for run in (cpu._C.conv2d_steps, lambda *a: cpu._C.conv2d_chain(*a[:-1], 8, 8, 8, 1)):
+        with pytest.raises(ValueError, match="one list of addresses"):
+            run(0, [p], [nowhere] * 2, 1)
+        with pytest.raises(TypeError):
+            run(0, [p], [nowhere[:7]], 1)
     p.kernel = 999
-    with pytest.raises(IndexError, match="999"):
-        cpu._C.conv2d_chain(0, [p], 8, 8, 8, 1)
+    for run in (cpu._C.conv2d_steps, lambda *a: cpu._C.conv2d_chain(*a[:-1], 8, 8, 8, 1)):
+        with pytest.raises(IndexError, match="999"):
+            run(0, [p], [nowhere], 1)
 
 
 @pytest.mark.parametrize("net", [net for net in NETS if net != "one"])
