@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.problems import NetworkCase
 from sr_kernels.backends import record_kernels
-from sr_kernels.backends.base import ConvArgs
+from sr_kernels.backends.base import ConvArgs, DenseBlockArgs
 from sr_kernels.bench import machine, peers
 from sr_kernels.reference import BASE_MODES
 
@@ -266,9 +266,10 @@ Recorded = tuple[str, str, float, float, float, float]  # layer, kernel, seconds
 def recorded() -> Iterator[list[Recorded]]:
     """Within it, every convolution of the native kernels, and every chain of them, is timed; the list grows
     by one for each."""
-    from sr_kernels.backends import cpu
+    from sr_kernels.backends import cpu, cpu_plan
 
-    single, several, found = cpu._conv_into, cpu._chain_into, list[Recorded]()
+    found = list[Recorded]()
+    single, several, block = cpu_plan.ConvPlan.run, cpu._chain_into, cpu._DenseBlock.__call__
 
     def timed(run: Sequence[ConvArgs], y: Tensor, call: Callable[[], None]) -> None:
         with record_kernels() as names:
@@ -282,17 +283,39 @@ def recorded() -> Iterator[list[Recorded]]:
         done = sum(multiplied(a, kernel) for a, kernel in zip(run, kernels, strict=True))
         found.append((name, names[0], seconds, sum(map(gflop, run)), done, mib(run, y)))
 
-    def one(a: ConvArgs, y: Tensor) -> None:
-        timed([a], y, lambda: single(a, y))
+    def one(plan: cpu_plan.ConvPlan, a: ConvArgs, y: Tensor) -> None:
+        timed([a], y, lambda: single(plan, a, y))
+
+    def dense(blocks: cpu._DenseBlock, a: DenseBlockArgs) -> Tensor:
+        n, _, h, w = a.input.shape
+        run = [
+            ConvArgs(
+                torch.empty((n, weight.shape[1], h, w), device="meta"),
+                weight,
+                bias,
+                padding=(weight.shape[2] // 2,) * 4,
+            )
+            for weight, bias in zip(a.weights, a.biases, strict=True)
+        ]
+        results = list[Tensor]()
+        timed(run, a.input, lambda: results.append(block(blocks, a)))
+        return results[0]
 
     def chain(run: Sequence[ConvArgs], y: Tensor, strips: Any) -> None:
         timed(run, y, lambda: several(run, y, strips))
 
-    cpu._conv_into, cpu._chain_into = one, chain
+    patches: list[tuple[Any, str, Any, Any]] = [
+        (cpu_plan.ConvPlan, "run", single, one),
+        (cpu, "_chain_into", several, chain),
+        (cpu._DenseBlock, "__call__", block, dense),
+    ]
+    for owner, name, _, timing in patches:
+        setattr(owner, name, timing)
     try:
         yield found
     finally:
-        cpu._conv_into, cpu._chain_into = single, several
+        for owner, name, original, _ in patches:
+            setattr(owner, name, original)
 
 
 def layers(case: NetworkCase, seconds: float) -> list[Layer]:
