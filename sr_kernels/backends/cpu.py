@@ -39,8 +39,8 @@ _WINOGRAD_INPUTS = 12
 # Bytes of an input that PyTorch converts to channels_last faster than the result is computed.
 _CONVERTED = 32 << 20
 # A gradient's weights are packed at every step: that many pixels pay for it, whatever the channels. Where
-# eager sums a gradient tap by tap (up to that many elements, or cropped), it is twice as exact as otherwise; more
-# exact it is as well without padding, for few outputs.
+# eager sums a gradient tap by tap (up to that many elements, or cropped), it is twice as exact as otherwise;
+# it is more exact as well without padding, for few outputs.
 _GRADIENT_PIXELS = 512
 _GRADIENT_ELEMENTS = 20480
 _GRADIENT_INPUTS = 32

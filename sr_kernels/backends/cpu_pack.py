@@ -42,11 +42,10 @@ class Kernel:
 class Phase:
     """One of the u*u convolutions that a nearest upsample by u and a kernel come down to; one for u = 1.
 
-    Output pixels (t*u + y, s*u + x) are the convolution of the small input with `weight`, its window starting
-    at (t - top, s - left).
+    Output pixels (t*u + y, s*u + x) are the convolution of the small input by a kernel (kh, kw), its window
+    starting at (t - top, s - left).
     """
 
-    weight: Tensor  # packed
     kh: int
     kw: int
     top: int
@@ -69,20 +68,29 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
 
     The entry holds the storage: `.data = ...` leaves the version alone, and a freed address may be given out
     again, so that an address alone would prove nothing. An inference tensor counts no versions, so nothing
-    made from one is kept.
+    made from one is kept. Of a tensor that has changed since, as in training, a second use is waited for:
+    what is made once can take the memory of the layer before, while it is in the caches.
     """
     if tensor.is_inference():
         return make()
     slot = (id(tensor), key)
     entry = _cache.get(slot)
     stamp = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype
-    if entry is not None and entry[0]() is tensor and entry[1] == stamp:
+    same = entry is not None and entry[0]() is tensor
+    if entry is not None and same and entry[1] == stamp and entry[3] is not _USED_ONCE:
         value: T = entry[3]
         return value
-    value = make()
     reference = weakref.ref(tensor, functools.partial(_forget, _cache, slot))
+    if entry is not None and same and entry[1] != stamp:
+        _cache[slot] = (reference, stamp, tensor.detach(), _USED_ONCE)
+        del entry
+        return make()
+    value = make()
     _cache[slot] = (reference, stamp, tensor.detach(), value)
     return value
+
+
+_USED_ONCE = object()
 
 
 def _channel_order(x: Tensor, shuffle: int) -> Tensor:
@@ -127,24 +135,32 @@ def _zeros(count: int) -> Tensor:
     return found
 
 
-def phases(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int) -> list[Phase]:
-    """The packed convolutions of a layer, float32; weight (Co, Ci, kh, kw)."""
+def phases(kh: int, kw: int, upsample: int, top: int, left: int) -> list[Phase]:
+    """The phases of a kernel (kh, kw) with this padding of the enlarged input, row by row."""
+    rows = [_offsets(kh, upsample, y, top) for y in range(upsample)]
+    columns = [_offsets(kw, upsample, x, left) for x in range(upsample)]
+    return [
+        Phase(dy[-1] - dy[0] + 1, dx[-1] - dx[0] + 1, -dy[0], -dx[0], y, x)
+        for y, dy in enumerate(rows)
+        for x, dx in enumerate(columns)
+    ]
 
-    def make() -> list[Phase]:
+
+def weights(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int) -> list[Tensor]:
+    """The packed weights of each phase, float32; weight (Co, Ci, kh, kw)."""
+
+    def make() -> list[Tensor]:
         w = weight.detach().float()
         if upsample == 1:
-            kh, kw = w.shape[2:]
-            return [Phase(_pack(w, kernel, shuffle), kh, kw, top, left, 0, 0)]
-        found = []
-        for y in range(upsample):
-            rows, kh, phase_top = _collapse(w.double(), 2, upsample, y, top)
-            for x in range(upsample):
-                taps, kw, phase_left = _collapse(rows, 3, upsample, x, left)
-                packed = _pack(taps.float(), kernel, shuffle)
-                found.append(Phase(packed, kh, kw, phase_top, phase_left, y, x))
-        return found
+            return [_pack(w, kernel, shuffle)]
+        rows = [_collapse(w.double(), 2, upsample, y, top) for y in range(upsample)]
+        return [
+            _pack(_collapse(row, 3, upsample, x, left).float(), kernel, shuffle)
+            for row in rows
+            for x in range(upsample)
+        ]
 
-    return cached(weight, ("phases", kernel, shuffle, upsample, top, left), make)
+    return cached(weight, ("weights", kernel, shuffle, upsample, top, left), make)
 
 
 def enlarging(
@@ -170,15 +186,18 @@ def enlarging(
     return cached(weight, "enlarging", make), repeated(bias), repeated(prelu)
 
 
-def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> tuple[Tensor, int, int]:
-    """Taps along dim that fall on the same small pixel, summed: (weights, their number, window start)."""
-    size = w.shape[dim]
-    offsets = [(phase + k - pad) // upsample for k in range(size)]
-    first, count = offsets[0], offsets[-1] - offsets[0] + 1
+def _offsets(size: int, upsample: int, phase: int, pad: int) -> list[int]:
+    """The small pixel on which each tap of an axis falls, from that of the phase's output pixel."""
+    return [(phase + k - pad) // upsample for k in range(size)]
+
+
+def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> Tensor:
+    """w with its taps along dim that fall on the same small pixel summed."""
+    offsets = _offsets(w.shape[dim], upsample, phase, pad)
     shape = list(w.shape)
-    shape[dim] = count
-    index = torch.tensor([offset - first for offset in offsets])
-    return w.new_zeros(shape).index_add_(dim, index, w), count, -first
+    shape[dim] = offsets[-1] - offsets[0] + 1
+    index = torch.tensor([offset - offsets[0] for offset in offsets])
+    return w.new_zeros(shape).index_add_(dim, index, w)
 
 
 def _pack(w: Tensor, kernel: Kernel, shuffle: int) -> Tensor:

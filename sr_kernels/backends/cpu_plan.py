@@ -51,7 +51,7 @@ class ConvPlan:
         aligned = all(stride % kernel.lanes == 0 for stride in y.stride() if stride > 1)
         streams = kernel.kind == "winograd" and a.input.dtype == torch.float32 and aligned
         serial = 2 * n * oh * ow * co * ci * kh * kw < _SERIAL_FLOPS
-        for phase in cpu_pack.phases(a.weight, kernel, *self.settings):
+        for phase in cpu_pack.phases(kh, kw, *self.settings[1:]):
             p = _C.ConvParams()
             p.x, p.y = _strides(a.input), _strides(y)
             p.set_input(n, h, w, channels)
@@ -85,7 +85,7 @@ class ConvPlan:
         vectors = [cpu_pack.vector(bias, weight.shape[0], self.kernel, self.settings[0])]
         if prelu is not None:
             vectors.append(cpu_pack.vector(prelu, weight.shape[0], self.kernel, self.settings[0]))
-        return [[p.weight, *vectors] for p in cpu_pack.phases(weight, self.kernel, *self.settings)]
+        return [[w, *vectors] for w in cpu_pack.weights(weight, self.kernel, *self.settings)]
 
     def bind(self, a: ConvArgs, y: Tensor) -> tuple[list[_C.ConvParams], list[list[int]], list[Any]]:
         """(steps, the addresses of each, what is to live until they have run), and the kernel recorded."""

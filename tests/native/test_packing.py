@@ -92,6 +92,20 @@ def test_a_changed_weight_is_packed_again(packs, change):
     assert torch.equal(y, layer(x, weight.clone(), bias.clone()))
 
 
+def test_a_weight_that_changes_at_every_step_is_kept_from_its_second_use_on(packs):
+    x, weight = torch.randn(1, 16, 8, 8), torch.randn(16, 16, 3, 3)
+    layer(x, weight)
+    for step in range(1, 4):
+        weight.mul_(0.5)
+        y = layer(x, weight)
+        assert len(packs) == 1 + step
+        slots = [key for (owner, key) in cpu_pack._cache if owner == id(weight)]
+        assert all(cpu_pack._cache[id(weight), key][3] is cpu_pack._USED_ONCE for key in slots)
+    for _ in range(3):
+        assert torch.equal(layer(x, weight), y)
+    assert len(packs) == 5
+
+
 def test_a_reused_address_is_no_proof():
     """.half().float() frees the weights' memory and may be given it again, with the version unchanged."""
     x = torch.randn(1, 16, 6, 7)
