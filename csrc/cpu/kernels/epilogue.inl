@@ -16,7 +16,8 @@ inline T* at(const View& v, int64_t n, int64_t y, int64_t x) {
     return static_cast<T*>(v.data) + n * v.sn + y * v.sy + x * v.sx;
 }
 
-// Whether vectors of packed channels lie side by side in y and get no base nor conversion: they are stored as they are finished.
+// Whether vectors of packed channels lie side by side in y and get no base nor conversion: they are stored as they
+// are finished.
 inline bool stored_at_once(const ConvParams& p) {
     return p.base_mode == kBaseNone && p.dtype == kFloat32 &&
            (p.shuffle == 1 || p.co / (int64_t{p.shuffle} * p.shuffle) % L == 0);
