@@ -23,7 +23,7 @@ from sr_kernels.backends.base import Backend, BackendError
 _TARGETS: dict[str, str | None] = {
     "cpu": "sr_kernels.backends.cpu:CpuBackend",
     "cuda": None,
-    "triton": None,
+    "triton": "sr_kernels.backends.triton:TritonBackend",
     "torch": "sr_kernels.backends.torch:TorchBackend",
 }
 _ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
