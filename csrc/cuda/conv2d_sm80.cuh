@@ -111,7 +111,7 @@ class Conv2d {
                     }
                     if (!stay) copy_next_weights();
                     copy_commit();
-#pragma unroll 1
+SRK_ROLL
                     for (int tap = 0; tap < a_.stage_taps; ++tap) {
                         multiply(pixels_ + buffer * a_.pixel_bytes, y * a_.halo_w + x,
                                  weights_ + slot * a_.slot_bytes + tap * S::Channels * S::Depth * 2);
@@ -126,11 +126,11 @@ class Conv2d {
 
   private:
     __device__ __forceinline__ void clear() {
-#pragma unroll
+SRK_UNROLL
         for (int m = 0; m < S::Rows; ++m)
-#pragma unroll
+SRK_UNROLL
             for (int g = 0; g < S::Groups; ++g)
-#pragma unroll
+SRK_UNROLL
                 for (int i = 0; i < 4; ++i) sums_[m][g][i] = 0.0f;
     }
 
@@ -202,7 +202,7 @@ class Conv2d {
             const int first = (t.x0 + pixel % kTile) * static_cast<int>(p.stride_x) - static_cast<int>(p.pad_left);
             int c = c0, ky = ky0, kx = kx0;
             uint32_t words[4];
-#pragma unroll
+SRK_UNROLL
             for (int i = 0; i < 8; ++i) {
                 const int iy = top + ky * static_cast<int>(p.dilation_y);
                 const int ix = first + kx * static_cast<int>(p.dilation_x);
@@ -224,7 +224,7 @@ class Conv2d {
     __device__ __forceinline__ void multiply(uint32_t pixels, int shift, uint32_t weights) {
         uint32_t rows[S::Rows];
         const int first = warp_m_ * S::Rows;
-#pragma unroll
+SRK_UNROLL
         for (int m = 0; m < S::Rows; ++m) {
             const int pixel = (first + m) * a_.step_y * a_.halo_w + (lane_ & 15) * a_.step_x + shift;
             rows[m] = pixels + offset<S::Depth>(pixel, lane_ >> 4);
@@ -232,22 +232,22 @@ class Conv2d {
         const int row = S::Groups > 1 ? (lane_ & 7) + (lane_ >> 4) * 8 : lane_ & 7;
         const uint32_t columns =
             weights + offset<S::Depth>(warp_n_ * S::Groups * 8 + row, lane_ >> 3 & 1);
-#pragma unroll
+SRK_UNROLL
         for (int k = 0; k < S::Depth / 16; ++k) {
             uint32_t x[S::Rows][4];
-#pragma unroll
+SRK_UNROLL
             for (int m = 0; m < S::Rows; ++m) load_matrices(x[m], rows[m] ^ k << 5);
             if constexpr (S::Groups == 1) {
                 uint32_t w[2];
                 load_matrices(w, columns ^ k << 5);
-#pragma unroll
+SRK_UNROLL
                 for (int m = 0; m < S::Rows; ++m) mma<T>(sums_[m][0], x[m], w[0], w[1]);
             } else {
-#pragma unroll
+SRK_UNROLL
                 for (int g = 0; g < S::Groups; g += 2) {
                     uint32_t w[4];
                     load_matrices(w, (columns ^ k << 5) + g * 8 * S::Depth * 2);
-#pragma unroll
+SRK_UNROLL
                     for (int m = 0; m < S::Rows; ++m) {
                         mma<T>(sums_[m][g], x[m], w[0], w[1]);
                         mma<T>(sums_[m][g + 1], x[m], w[2], w[3]);
@@ -261,19 +261,19 @@ class Conv2d {
         const TilePlace t(a_, tile);
         const int q0 = blockIdx.y * S::Channels + warp_n_ * S::Groups * 8 + (lane_ & 3) * S::Run;
         const int oh = static_cast<int>(a_.p.oh), ow = static_cast<int>(a_.p.ow);
-#pragma unroll
+SRK_UNROLL
         for (int run = 0; run < S::Groups * 2 / S::Run; ++run) {
             const int q = q0 + run * 4 * S::Run;
             if (q >= static_cast<int>(a_.p.co)) break;
             const Epilogue<T, S::Run, S::Full> epilogue(a_.p, a_.epilogue, q);
-#pragma unroll
+SRK_UNROLL
             for (int m = 0; m < S::Rows; ++m)
-#pragma unroll
+SRK_UNROLL
                 for (int half = 0; half < 2; ++half) {
                     const int oy = t.y0 + warp_m_ * S::Rows + m, ox = t.x0 + (lane_ >> 2) + half * 8;
                     if (oy >= oh || ox >= ow) continue;
                     float z[S::Run];
-#pragma unroll
+SRK_UNROLL
                     for (int i = 0; i < S::Run; ++i)
                         z[i] = sums_[m][run * S::Run / 2 + i / 2][half * 2 + i % 2];
                     epilogue(t.n, oy, ox, z);

@@ -37,10 +37,10 @@ __device__ __forceinline__ void load_run(const T* from, bool whole, int count, f
             uint32_t words[Run / 2];
         } held;
         held.all = *reinterpret_cast<const typename Word<Run>::type*>(from);
-#pragma unroll
+SRK_UNROLL
         for (int i = 0; i < Run / 2; ++i) unpack<T>(held.words[i], v[2 * i], v[2 * i + 1]);
     } else {
-#pragma unroll
+SRK_UNROLL
         for (int i = 0; i < Run; ++i) v[i] = i < count ? value(from[i]) : 0.0f;
     }
 }
@@ -95,7 +95,7 @@ class Epilogue {
   public:
     __device__ __forceinline__ Epilogue(const ConvParams& p, const EpilogueArgs& e, int q)
         : p_(p), e_(e), q_(q), count_(static_cast<int>(p.co) - q < Run ? static_cast<int>(p.co) - q : Run) {
-#pragma unroll
+SRK_UNROLL
         for (int i = 0; i < Run; ++i) {
             bias_[i] = p.bias[q + i];
             slope_[i] = p.act == kPrelu ? p.prelu[q + i] : p.act == kLeakyRelu ? p.slope : p.act == kNone ? 1.0f : 0.0f;
@@ -105,11 +105,11 @@ class Epilogue {
     // Finishes and stores the sums z of conv pixel (oy, ox) of image n.
     __device__ __forceinline__ void operator()(int64_t n, int oy, int ox, float (&z)[Run]) const {
         const int py = oy * p_.step + p_.phase_y, px = ox * p_.step + p_.phase_x;
-#pragma unroll
+SRK_UNROLL
         for (int i = 0; i < Run; ++i) z[i] += bias_[i];
         if (!p_.act_after_add) activate(z);
         if (p_.scale != 1.0f) {
-#pragma unroll
+SRK_UNROLL
             for (int i = 0; i < Run; ++i) z[i] *= p_.scale;
         }
         if (p_.res1.data) add(p_.res1, p_.b1, e_.res1_whole, n, py, px, z);
@@ -121,10 +121,10 @@ class Epilogue {
   private:
     __device__ __forceinline__ void activate(float (&z)[Run]) const {
         if (Full && p_.act >= kSilu) {
-#pragma unroll
+SRK_UNROLL
             for (int i = 0; i < Run; ++i) z[i] = curve(p_.act, z[i]);
         } else if (p_.act != kNone) {
-#pragma unroll
+SRK_UNROLL
             for (int i = 0; i < Run; ++i)
                 z[i] = z[i] < 0.0f ? (p_.act == kRelu ? 0.0f : z[i] * slope_[i]) : z[i];
         }
@@ -137,13 +137,13 @@ class Epilogue {
         if (!Full || p_.shuffle == 1) {
             load_run<T, Run>(pixel + q_, whole, count_, r);
         } else {  // the op's channels of packed ones lie shuffle^2 apart
-#pragma unroll
+SRK_UNROLL
             for (int i = 0; i < Run; ++i) {
                 const uint32_t q = q_ + i, sub = e_.colours.over(q), c = q - sub * e_.colours.d;
                 r[i] = i < count_ ? value(pixel[c * p_.shuffle * p_.shuffle + sub]) : 0.0f;
             }
         }
-#pragma unroll
+SRK_UNROLL
         for (int i = 0; i < Run; ++i) z[i] += weight * r[i];
     }
 
@@ -154,10 +154,10 @@ class Epilogue {
                 const uint32_t sub = e_.colours.over(q_), c = q_ - sub * e_.colours.d, dy = e_.shuffle.over(sub);
                 float b[Run];
                 load_run<T, Run>(at<T>(p_.base, n, y0 + dy, x0 + sub - dy * s) + c, true, Run, b);
-#pragma unroll
+SRK_UNROLL
                 for (int i = 0; i < Run; ++i) z[i] += b[i];
             } else {
-#pragma unroll
+SRK_UNROLL
                 for (int i = 0; i < Run; ++i) {
                     if (i >= count_) break;
                     const uint32_t q = q_ + i, sub = e_.colours.over(q), c = q - sub * e_.colours.d;
@@ -172,13 +172,13 @@ class Epilogue {
                 typename Word<Run>::type all;
                 uint32_t words[Run / 2];
             } held;
-#pragma unroll
+SRK_UNROLL
             for (int i = 0; i < Run / 2; ++i) held.words[i] = packed<T>(z[2 * i], z[2 * i + 1]);
             T* to = at<T>(p_.y, n, y0 + dy, x0 + sub - dy * s) + c;
             *reinterpret_cast<typename Word<Run>::type*>(to) = held.all;
             return;
         }
-#pragma unroll
+SRK_UNROLL
         for (int i = 0; i < Run; ++i) {
             if (i >= count_) break;
             const uint32_t q = q_ + i, sub = e_.colours.over(q), c = q - sub * e_.colours.d;

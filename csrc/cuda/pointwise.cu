@@ -78,7 +78,7 @@ __global__ void add_kernel(const __grid_constant__ AddParams p) {
     for (int64_t i = first_index(); i < whole; i += index_step()) {
         const Vector a = x[i], b = r1[i], c = r2 ? r2[i] : Vector{};
         Vector out;
-#pragma unroll
+SRK_UNROLL
         for (int k = 0; k < Width; ++k) {
             float z = p.scale * value(a.v[k]) + p.b1 * value(b.v[k]);
             if (r2) z += p.b2 * value(c.v[k]);
@@ -123,7 +123,7 @@ __global__ void to_float_kernel(const __grid_constant__ ImageParams p) {
     for (int64_t i = first_index(); i < whole; i += index_step()) {
         const Several<T, Width> a = x[i];
         Several<float, Width> out;
-#pragma unroll
+SRK_UNROLL
         for (int k = 0; k < Width; ++k) out.v[k] = shown(a.v[k]);
         y[i] = out;
     }
@@ -139,7 +139,7 @@ __global__ void to_image_kernel(const __grid_constant__ ImageParams p) {
     for (int64_t i = first_index(); i < whole; i += index_step()) {
         const Several<float, Width> a = x[i];
         Several<T, Width> out;
-#pragma unroll
+SRK_UNROLL
         for (int k = 0; k < Width; ++k) out.v[k] = stored<T>(a.v[k]);
         y[i] = out;
     }

@@ -12,6 +12,14 @@
 #include <cuda_runtime.h>
 #endif
 
+#ifdef __CUDACC__
+#define SRK_UNROLL _Pragma("unroll")
+#define SRK_ROLL _Pragma("unroll 1")
+#else
+#define SRK_UNROLL
+#define SRK_ROLL
+#endif
+
 namespace srk::cuda {
 
 // Elements of 16 bits.
