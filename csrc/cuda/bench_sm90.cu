@@ -10,7 +10,7 @@
 #include <vector>
 
 #define SRK_BOUNDED_WAIT
-#include "conv2d_sm90.cu"
+#include "cuda/conv2d_sm90.cu"
 
 using namespace srk;
 
@@ -113,6 +113,7 @@ __global__ void compare(ConvParams p, const T* w, double unit, Verdict* verdict)
         if (p.res2.data) v += double(p.b2) * read<T>(p.res2, n, y, x, q);
         if (p.act_after_add) v = activation(v, p.act, slope);
         const int64_t s = p.shuffle, o = sm90::channel_offset(p.y, q, p.co, s);
+        if (p.base_mode == kBaseNearest) v += read<T>(p.base, n, y, x, q % (p.co / (s * s)));
         if (p.base_mode == kBaseSame)
             v += wide((static_cast<const T*>(p.base.data) +
                        sm90::channel_offset(p.base, q, p.co,
@@ -182,17 +183,17 @@ struct Problem {
 
         std::vector<uint16_t> w(size_t(c.co) * 9 * c.ci), image(size_t(co_padded) * 9 * ci_padded);
         CHECK(cudaMemcpy(w.data(), plain, w.size() * 2, cudaMemcpyDeviceToHost));
-        const int chunks = ci_padded / 64;
-        for (int block = 0; block < co_padded / 64; ++block)
-            for (int chunk = 0; chunk < chunks; ++chunk)
-                for (int tap = 0; tap < 9; ++tap)
-                    for (int row = 0; row < 64; ++row)
-                        for (int k = 0; k < 64; ++k) {
-                            const int q = block * 64 + sm90::row_channel(row), ci = chunk * 64 + k;
-                            if (q < c.co && ci < c.ci)
-                                image[size_t(block * chunks + chunk) * 9 * 64 * 64 +
-                                      sm90::weight_index(tap, row, k)] = w[(size_t(q) * 9 + tap) * c.ci + ci];
-                        }
+        const int chunks = ci_padded / 64, stack = c.co <= 32 ? 2 : 1, rows = 64 / stack;
+        for (int q = 0; q < co_padded; ++q)
+            for (int tap = 0; tap < 9; ++tap)
+                for (int ci = 0; ci < ci_padded; ++ci) {
+                    const int block = q / rows, row = q % rows,
+                              channel = block * rows + sm90::row_channel(row);
+                    if (channel >= c.co || ci >= c.ci) continue;
+                    const size_t at = size_t(block * chunks + ci / 64) * 9 * rows * 64;
+                    image[at + sm90::weight_index(stack, tap / 3, tap % 3, row, ci % 64)] =
+                        w[(size_t(channel) * 9 + tap) * c.ci + ci];
+                }
         CHECK(cudaMalloc(&packed, image.size() * 2));
         CHECK(cudaMemcpy(packed, image.data(), image.size() * 2, cudaMemcpyHostToDevice));
 
@@ -201,7 +202,8 @@ struct Problem {
         if (c.residuals > 0) p.res1 = view(r1, oh, ow, c.co);
         if (c.residuals > 1) p.res2 = view(r2, oh, ow, c.co);
         if (c.base) p.base = view(base, int64_t(oh) * s, int64_t(ow) * s, c.co / (s * s));
-        p.base_mode = c.base ? kBaseSame : kBaseNone;
+        if (c.base == kBaseNearest) p.base = view(base, oh, ow, c.co / (s * s));
+        p.base_mode = c.base, p.base_factor = s;
         p.weight = reinterpret_cast<const float*>(packed);
         p.bias = bias;
         p.prelu = c.act == kPrelu ? prelu : nullptr;
@@ -259,7 +261,7 @@ struct Problem {
         CHECK(cudaGetDeviceProperties(&device, 0));
         const double rate = 790e12, bandwidth = std::strstr(device.name, "H200") ? 4.3e12 : 3.0e12;
         const double pixels = double(c.n) * p.oh * p.ow, flop = pixels * 18 * c.ci * c.co;
-        const double bytes = 2 * pixels * (c.ci + c.co * (1 + c.residuals + c.base));
+        const double bytes = 2 * pixels * (c.ci + c.co * (1 + c.residuals + (c.base == kBaseSame)));
         const double floor = std::max(flop / rate, bytes / bandwidth) * 1e6, median = us[us.size() / 2];
         std::printf("%-28s %8.1f us (%.1f to %.1f) %7.1f TFLOP/s  floor %6.1f us, %.2f of it\n", c.name,
                     median, us[0], us.back(), flop / median * 1e-6, floor, floor / median);
@@ -297,9 +299,15 @@ const Case kChecks[] = {
     {"70x90 co 30, slice 8", 1, 70, 90, 64, 30, 1, kRelu, 1, 0, 1, 8},
     {"70x90 co 5", 1, 70, 90, 64, 5, 1, kNone, 0, 0},
     {"70x90 256 shuffle 2", 2, 70, 90, 64, 256, 2, kPrelu, 0, 0},
-    {"70x90 256 shuffle 2 base", 1, 70, 90, 64, 256, 2, kNone, 0, 1},
-    {"70x90 48 shuffle 4 base", 1, 70, 90, 64, 48, 4, kNone, 0, 1},
-    {"71x91 12 shuffle 2 base", 1, 71, 91, 64, 12, 2, kNone, 0, 1},
+    {"70x90 256 shuffle 2 base", 1, 70, 90, 64, 256, 2, kNone, 0, kBaseSame},
+    {"70x90 48 shuffle 4 base", 1, 70, 90, 64, 48, 4, kNone, 0, kBaseSame},
+    {"71x91 12 shuffle 2 base", 1, 71, 91, 64, 12, 2, kNone, 0, kBaseSame},
+    {"5x7 co 32", 1, 5, 7, 64, 32, 1, kNone, 0, 0},
+    {"181x323 co 32 leaky x2", 2, 181, 323, 64, 32, 1, kLeakyRelu, 0, 0},
+    {"70x90 ci 96 co 32 slices", 1, 70, 90, 96, 32, 1, kLeakyRelu, 1, 0, 1, 64},
+    {"181x323 ci 160 co 32", 1, 181, 323, 160, 32, 1, kPrelu, 0, 0},
+    {"70x90 ci 32 co 24", 1, 70, 90, 32, 24, 1, kRelu, 0, 0},
+    {"70x90 48 shuffle 4 nearest", 2, 70, 90, 64, 48, 4, kNone, 0, kBaseNearest},
     {"70x90 ci 96", 2, 70, 90, 96, 64, 1, kLeakyRelu, 0, 0},
     {"70x90 ci 192 slice res", 1, 70, 90, 192, 64, 1, kNone, 2, 0, 1, 64},
     {"70x90 128->128", 1, 70, 90, 128, 128, 1, kRelu, 0, 0},
@@ -312,9 +320,11 @@ const Case kTimes[] = {
     {"64->64 prelu+res", 1, 720, 1280, 64, 64, 1, kPrelu, 1, 0},
     {"64->64 bf16 leaky", 1, 720, 1280, 64, 64, 1, kLeakyRelu, 0, 0, 1, 0, kBFloat16},
     {"64->256 shuffle 2", 1, 720, 1280, 64, 256, 2, kNone, 0, 0},
-    {"64->48 shuffle 4 base", 1, 720, 1280, 64, 48, 4, kNone, 0, 1},
+    {"64->48 shuffle 4 nearest", 1, 720, 1280, 64, 48, 4, kNone, 0, kBaseNearest},
     {"64->32 leaky", 1, 720, 1280, 64, 32, 1, kLeakyRelu, 0, 0},
     {"96->32 leaky", 1, 720, 1280, 96, 32, 1, kLeakyRelu, 0, 0},
+    {"128->32 leaky", 1, 720, 1280, 128, 32, 1, kLeakyRelu, 0, 0},
+    {"160->32 leaky", 1, 720, 1280, 160, 32, 1, kLeakyRelu, 0, 0},
     {"128->128 relu", 1, 720, 1280, 128, 128, 1, kRelu, 0, 0},
     {"192->64 2 res", 1, 720, 1280, 192, 64, 1, kNone, 2, 0},
     {"64->64 256x256", 1, 256, 256, 64, 64, 1, kRelu, 0, 0},
@@ -322,7 +332,7 @@ const Case kTimes[] = {
 
 template <sm90::Layout kLayout, sm90::Turns kTurns>
 cudaError_t variant(const ConvParams& p, cudaStream_t stream) {
-    return sm90::launch<__half, kLayout, sm90::kResident, kTurns, sm90::kVector>(p, stream);
+    return sm90::launch<__half, sm90::Config<kLayout, sm90::kResident, kTurns, sm90::kVector, 1>>(p, stream);
 }
 
 int main(int argc, char** argv) {

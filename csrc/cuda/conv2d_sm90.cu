@@ -1,7 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
 // Launcher of the Hopper convolution: which shapes it takes, tensor maps, grid.
-#include "conv2d_sm90.cuh"
+#include "cuda/conv2d_sm90.cuh"
 
 namespace srk {
 namespace sm90 {
@@ -49,6 +49,9 @@ cudaError_t encode_input(CUtensorMap& map, const ConvParams& p, Layout layout) {
     return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// Picture rows that share the weights' 64 rows: decides how weights are packed.
+int stacked_rows(const ConvParams& p) { return p.co <= kChannels / 2 ? 2 : 1; }
+
 // Whether each four packed channels lie in eight aligned bytes of a view.
 bool vector_access(const View& v, const ConvParams& p, int step, int shuffle) {
     const int64_t group = p.co / (shuffle * shuffle);
@@ -61,11 +64,11 @@ Access access(const ConvParams& p) {
     const bool vector = vector_access(p.y, p, p.step * p.shuffle, p.shuffle) &&
                         (!p.res1.data || vector_access(p.res1, p, p.step, 1)) &&
                         (!p.res2.data || vector_access(p.res2, p, p.step, 1)) &&
-                        (p.base_mode == kBaseNone || vector_access(p.base, p, p.step * p.shuffle, p.shuffle));
+                        (p.base_mode != kBaseSame || vector_access(p.base, p, p.step * p.shuffle, p.shuffle));
     return vector ? kVector : kScalar;
 }
 
-template <typename T, Layout kLayout, Weights kWeights, Turns kTurns, Access kAccess>
+template <typename T, class C>
 cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
     int device = 0, multiprocessors = 0, shared = 0;
     cudaError_t e = cudaGetDevice(&device);
@@ -75,27 +78,33 @@ cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
         e = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (e != cudaSuccess) return e;
     if (shared < static_cast<int>(kSharedBytes)) return cudaErrorInvalidConfiguration;
-    const auto kernel = conv3x3<T, kLayout, kWeights, kTurns, kAccess>;
+    const auto kernel = conv3x3<T, C>;
     e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
     if (e != cudaSuccess) return e;
     CUtensorMap map;
-    e = encode_input(map, p, kLayout);
+    e = encode_input(map, p, C::kLayout);
     if (e != cudaSuccess) return e;
     Plan plan;
     plan.tiles_x = static_cast<int>((p.ow + kTileX - 1) / kTileX);
     plan.tiles_y = static_cast<int>((p.oh + kTileY - 1) / kTileY);
     plan.tiles = static_cast<int>(plan.tiles_x * plan.tiles_y * p.n);
-    plan.blocks = static_cast<int>((p.co + kChannels - 1) / kChannels);
+    plan.blocks = static_cast<int>((p.co + C::kBlock - 1) / C::kBlock);
     plan.chunks = static_cast<int>((p.ci + kChannels - 1) / kChannels);
     const int lanes = std::min(plan.tiles, std::max(1, multiprocessors / plan.blocks));
     kernel<<<lanes * plan.blocks, kThreads, kSharedBytes, stream>>>(map, p, plan);
     return cudaGetLastError();
 }
 
+template <typename T, Access kAccess, int kStack>
+cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
+    if (p.ci <= kChannels)
+        return launch<T, Config<kSwizzled, kResident, kInTurn, kAccess, kStack>>(p, stream);
+    return launch<T, Config<kSwizzled, kStreamed, kFree, kAccess, kStack>>(p, stream);
+}
+
 template <typename T, Access kAccess>
 cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
-    if (p.ci <= kChannels) return launch<T, kSwizzled, kResident, kInTurn, kAccess>(p, stream);
-    return launch<T, kSwizzled, kStreamed, kFree, kAccess>(p, stream);
+    return stacked_rows(p) == 2 ? launch<T, kAccess, 2>(p, stream) : launch<T, kAccess, 1>(p, stream);
 }
 
 template <typename T>
@@ -120,7 +129,9 @@ const char* conv2d_sm90_reason(const ConvParams& p) {
     if ((p.w > 1 && p.x.sx % 8) || (p.h > 1 && p.x.sy % 8) || (p.n > 1 && p.x.sn % 8))
         return "input strides are not multiples of 16 bytes";
     if (p.act == kGelu || p.act == kTanh) return "activation is gelu or tanh";
-    if (p.base_mode != kBaseNone && p.base_mode != kBaseSame) return "base is enlarged on the fly";
+    if (p.base_mode == kBaseBilinear) return "base is enlarged bilinearly";
+    if (p.base_mode == kBaseNearest && (p.base_factor != p.shuffle || p.step != 1))
+        return "base is not enlarged by the factor of the shuffle";
     if (p.co % (p.shuffle * p.shuffle)) return "output channels are not a multiple of the shuffle's square";
     const int64_t limit = int64_t(1) << 31;
     const int64_t tiles = (p.oh / kTileY + 1) * (p.ow / kTileX + 1) * p.n;

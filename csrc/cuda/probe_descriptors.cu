@@ -13,7 +13,7 @@
 #define SRK_BOUNDED_WAIT
 #include <cuda_runtime.h>
 
-#include "ptx_sm90.cuh"
+#include "cuda/ptx_sm90.cuh"
 
 using namespace srk::sm90;
 
