@@ -10,6 +10,7 @@ for. See docs/building.md.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -54,7 +55,10 @@ NVCC_FLAGS = [
     *("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
     *("-Xcompiler=-Wno-unknown-pragmas,-Wno-unused-parameter", "-cudart=static"),
 ]
-CUDA_UNITS = ["conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu", "pointwise.cu", "module.cpp"]
+CUDA_UNITS = (
+    *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
+    *("pointwise.cu", "module.cpp"),
+)
 CUDA_ARCHS = ["80", "86", "89", "90a", "120"]
 PROCESS_MEMORY = 3 << 29  # bytes that one of nvcc's compilers may take
 
@@ -175,7 +179,7 @@ def present_archs() -> list[str]:
         found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    archs = {line.strip().replace(".", "") for line in found.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())}
+    archs = {"".join(pair) for pair in re.findall(r"^(\d+)\.(\d)$", found, re.MULTILINE)}
     return sorted("90a" if arch == "90" else arch for arch in archs)
 
 
@@ -200,24 +204,23 @@ def cuda_archs() -> tuple[list[str], str]:
     able = [arch for arch in archs if f"compute_{arch.rstrip('af')}\n" in listed]
     if unable := [arch for arch in archs if arch not in able]:
         if explicit:
-            raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}, but {nvcc} cannot compile for {', '.join(unable)}")
+            raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}: {nvcc} cannot compile for {', '.join(unable)}")
         say(f"{nvcc} cannot compile for {', '.join(unable)}: a newer CUDA toolkit can")
     return able, "" if able else f"{nvcc} compiles for none of {', '.join(archs)}"
 
 
 def code_of(archs: list[str]) -> list[str]:
-    """Machine code for each, and PTX of the first, which the driver compiles for chips that are not listed."""
+    """Machine code for each, and PTX of the first, which drivers compile for chips that are not listed."""
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    return [*codes, f"-gencode=arch=compute_{archs[0]},code=compute_{archs[0]}"]
+    portable = [arch for arch in archs if arch.isdecimal()][:1]
+    return [*codes, *(f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in portable)]
 
 
 def processes() -> int:
     """Compilers that may run side by side."""
     free = PROCESS_MEMORY
-    try:
+    with contextlib.suppress(OSError, TypeError):
         free = int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
-    except (OSError, TypeError):
-        pass
     return max(1, min(os.cpu_count() or 1, free // PROCESS_MEMORY))
 
 
@@ -276,7 +279,7 @@ class BuildNative(build_ext):
         jobs = self.parallel or processes()
         workers = min(jobs, len(units))
         threads = max(1, min(len(archs), 2 * jobs // len(units)))
-        say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {workers} units of {threads} threads at a time")
+        say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {workers} units at a time")
 
         def compile_unit(unit: Path) -> Path:
             own = list(flags)

@@ -17,11 +17,11 @@ T* pointer(uintptr_t address) {
 
 inline void bind_params(pybind11::module_& m) {
     namespace py = pybind11;
-    py::class_<View>(m, "View", py::module_local()).def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {
-                                             return View{pointer<void>(data), sn, sy, sx};
-                                         }),
-                                         py::arg("data") = 0, py::arg("sn") = 0, py::arg("sy") = 0,
-                                         py::arg("sx") = 0);
+    py::class_<View>(m, "View", py::module_local())
+        .def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {
+                 return View{pointer<void>(data), sn, sy, sx};
+             }),
+             py::arg("data") = 0, py::arg("sn") = 0, py::arg("sy") = 0, py::arg("sx") = 0);
 
     using P = ConvParams;
     py::class_<P>(m, "ConvParams", py::module_local())

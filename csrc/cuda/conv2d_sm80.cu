@@ -41,8 +41,9 @@ cudaError_t current_device(Device& d) {
     return error;
 }
 
-// Divides shared memory: two buffers of pixels and the slots of the weights. Weights that stay are best where two
-// blocks fit beside each other, then a ring of rows of taps, then one of taps; then the same with a single block.
+// Divides shared memory: two buffers of pixels and the slots of the weights. Weights that stay are best where
+// two blocks fit beside each other, then a ring of rows of taps, then one of taps; then the same with a
+// single block.
 bool divide(Conv2dArgs& a, const Conv2dKernel& kernel, const Device& d, size_t& bytes) {
     const int64_t tap = int64_t{kernel.channels} * kernel.depth * 2, rows = a.taps / a.columns;
     a.pixel_bytes = static_cast<int32_t>(aligned(int64_t{a.halo} * kernel.depth * 2));
@@ -54,7 +55,8 @@ bool divide(Conv2dArgs& a, const Conv2dKernel& kernel, const Device& d, size_t& 
         } else if (3 * a.columns * tap <= left) {
             a.stages = static_cast<int32_t>(rows), a.stage_taps = a.columns, a.slots = 3;
         } else if (2 * tap <= left) {
-            a.stages = a.taps, a.stage_taps = 1, a.slots = static_cast<int32_t>(std::min<int64_t>(left / tap, 4));
+            a.stages = a.taps, a.stage_taps = 1,
+            a.slots = static_cast<int32_t>(std::min<int64_t>(left / tap, 4));
         } else {
             continue;
         }
@@ -76,7 +78,8 @@ Conv2dArgs arguments(const ConvParams& p, const Conv2dKernel& kernel, int run) {
     a.epilogue.y_whole = takes_runs(p.y, colours, p.shuffle, run, p.n, p.oh * s, p.ow * s);
     a.epilogue.res1_whole = takes_runs(p.res1, p.co, 1, run, p.n, p.oh, p.ow);
     a.epilogue.res2_whole = takes_runs(p.res2, p.co, 1, run, p.n, p.oh, p.ow);
-    a.epilogue.base_whole = p.base_mode == kBaseSame && takes_runs(p.base, colours, p.shuffle, run, p.n, p.oh * s, p.ow * s);
+    a.epilogue.base_whole =
+        p.base_mode == kBaseSame && takes_runs(p.base, colours, p.shuffle, run, p.n, p.oh * s, p.ow * s);
     const int64_t tiles_x = ceil_div(p.ow, kTile), tiles_y = ceil_div(p.oh, kTile);
     a.tiles_x = Divisor(static_cast<uint32_t>(tiles_x));
     a.tiles_y = Divisor(static_cast<uint32_t>(tiles_y));
@@ -113,7 +116,8 @@ const std::vector<Conv2dKernel>& conv2d_kernels() {
 bool conv2d_gathers(const ConvParams& p) {
     const auto off = [](int64_t stride, int64_t extent) { return extent > 1 && stride % 8 != 0; };
     if (off(p.x.sn, p.n) || off(p.x.sy, p.h) || off(p.x.sx, p.w)) return true;
-    if (p.ci <= 4 || std::max(p.dilation_y, p.dilation_x) > 1 || std::max(p.stride_y, p.stride_x) > 2) return true;
+    if (p.ci <= 4 || std::max(p.dilation_y, p.dilation_x) > 1 || std::max(p.stride_y, p.stride_x) > 2)
+        return true;
     // Both buffers of 32 channels, and two taps of the widest kernel.
     return 2 * aligned(Halo(p).count * 64) + 2 * 128 * 64 > kSharedMemory;
 }
@@ -128,13 +132,17 @@ std::string conv2d_refusal(const ConvParams& p) {
     const Conv2dKernel& kernel = kernels[p.kernel];
     if (p.dtype != kFloat16 && p.dtype != kBFloat16) return "tensors must be float16 or bfloat16";
     if (!kernel.full && !conv2d_is_plain(p)) return "this kernel has no such epilogue";
-    for (const int64_t extent : {p.h, p.w, p.oh * p.step * p.shuffle, p.ow * p.step * p.shuffle, p.ci * p.kh * p.kw, p.co})
+    for (const int64_t extent :
+         {p.h, p.w, p.oh * p.step * p.shuffle, p.ow * p.step * p.shuffle, p.ci * p.kh * p.kw, p.co})
         if (extent < 1 || extent >= kLargest) return "an extent is out of range";
-    if (std::max(p.oh * p.stride_y, p.ow * p.stride_x) >= kLargest) return "the window leaves the range of coordinates";
-    if (std::max(std::abs(p.pad_top), std::abs(p.pad_left)) >= kLargest / 2) return "the padding is out of range";
+    if (std::max(p.oh * p.stride_y, p.ow * p.stride_x) >= kLargest)
+        return "the window leaves the range of coordinates";
+    if (std::max(std::abs(p.pad_top), std::abs(p.pad_left)) >= kLargest / 2)
+        return "the padding is out of range";
     if (p.n * ceil_div(p.ow, kTile) * ceil_div(p.oh, kTile) >= kLargest) return "there are too many tiles";
     if (ceil_div(p.co, kernel.channels) > 65535) return "there are too many outputs";
-    if (!conv2d_gathers(p) && reinterpret_cast<uintptr_t>(p.x.data) % 16) return "the input is not at a multiple of 16 bytes";
+    if (!conv2d_gathers(p) && reinterpret_cast<uintptr_t>(p.x.data) % 16)
+        return "the input is not at a multiple of 16 bytes";
     Device d;
     if (current_device(d) != cudaSuccess) return "the device does not answer";
     size_t bytes;
@@ -155,7 +163,8 @@ cudaError_t conv2d(const ConvParams& p, cudaStream_t stream) {
     if (const cudaError_t error = resident_blocks(&resident, function, kThreads, bytes)) return error;
     const int64_t blocks = ceil_div(p.co, kernel.channels);
     const int64_t each = ceil_div(int64_t{d.processors} * std::max(resident, 1), blocks);
-    const dim3 grid{static_cast<unsigned>(std::min<int64_t>(a.tiles, each)), static_cast<unsigned>(blocks), 1};
+    const dim3 grid{static_cast<unsigned>(std::min<int64_t>(a.tiles, each)), static_cast<unsigned>(blocks),
+                    1};
     return launch(function, grid, kThreads, bytes, stream, a);
 }
 

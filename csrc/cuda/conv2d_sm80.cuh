@@ -1,12 +1,12 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Convolution as a matrix product on tensor cores (mma.sync), 16-bit channels_last tensors, float32 sums: pixels are
-// its rows, outputs its columns.
+// Convolution as a matrix product on tensor cores (mma.sync), 16-bit channels_last tensors, float32 sums:
+// pixels are its rows, outputs its columns.
 //
-// A block of threads computes 16 x 16 conv pixels of `Channels` outputs after another. The tile's pixels and their
-// halo, `Depth` input channels at a time, are copied to shared memory once; each tap of the window reads them from
-// another row on. Weights stay in shared memory where they fit, else stages of taps pass through a ring of slots.
-// Copies of the next pixels and weights are under way while these are multiplied.
+// A block of threads computes 16 x 16 conv pixels of `Channels` outputs after another. The tile's pixels and
+// their halo, `Depth` input channels at a time, are copied to shared memory once; each tap of the window
+// reads them from another row on. Weights stay in shared memory where they fit, else stages of taps pass
+// through a ring of slots. Copies of the next pixels and weights are under way while these are multiplied.
 #pragma once
 #include "cuda/epilogue.cuh"
 #include "cuda/index.h"
@@ -22,10 +22,10 @@ struct Conv2dArgs {
     ConvParams p;
     EpilogueArgs epilogue;
     Divisor tiles_x, tiles_y;
-    int32_t tiles;          // of all images
-    int32_t gathers;        // see launch.h
-    int32_t chunks;         // of Depth inputs
-    int32_t taps, columns;  // of the window; 1 where pixels are gathered
+    int32_t tiles;               // of all images
+    int32_t gathers;             // see launch.h
+    int32_t chunks;              // of Depth inputs
+    int32_t taps, columns;       // of the window; 1 where pixels are gathered
     int32_t stages, stage_taps;  // of a chunk: stages * stage_taps = taps
     int32_t slots;               // of a stage each; as many as a tile has stages: weights stay
     int32_t halo_w, halo;        // pixels in a row of a tile with its halo, and in all rows
@@ -39,11 +39,12 @@ struct Conv2dShape {
     static constexpr int Channels = Channels_, Depth = Depth_;
     static constexpr bool Full = Full_;
     static constexpr int WarpsN = Channels > 64 ? 2 : 1, WarpsM = kThreads / 32 / WarpsN;
-    static constexpr int Rows = kTile / WarpsM;             // rows of the tile that a warp computes
-    static constexpr int Groups = Channels / WarpsN / 8;    // and groups of 8 outputs
+    static constexpr int Rows = kTile / WarpsM;           // rows of the tile that a warp computes
+    static constexpr int Groups = Channels / WarpsN / 8;  // and groups of 8 outputs
     static constexpr int Run = Groups % 4 == 0 ? 8 : Groups % 2 == 0 ? 4 : 2;
     static constexpr int Pieces = Depth / 8;  // of 16 bytes
-    static constexpr int Blocks = Groups * Rows > (Full ? 12 : 16) ? 1 : 2;  // that a multiprocessor's registers should hold
+    static constexpr int Blocks =
+        Groups * Rows > (Full ? 12 : 16) ? 1 : 2;  // that a multiprocessor's registers should hold
 };
 
 // Conv pixels (y0 ..., x0 ...) of image n.
@@ -111,7 +112,7 @@ class Conv2d {
                     }
                     if (!stay) copy_next_weights();
                     copy_commit();
-SRK_ROLL
+                    SRK_ROLL
                     for (int tap = 0; tap < a_.stage_taps; ++tap) {
                         multiply(pixels_ + buffer * a_.pixel_bytes, y * a_.halo_w + x,
                                  weights_ + slot * a_.slot_bytes + tap * S::Channels * S::Depth * 2);
@@ -126,12 +127,10 @@ SRK_ROLL
 
   private:
     __device__ __forceinline__ void clear() {
-SRK_UNROLL
-        for (int m = 0; m < S::Rows; ++m)
-SRK_UNROLL
-            for (int g = 0; g < S::Groups; ++g)
-SRK_UNROLL
-                for (int i = 0; i < 4; ++i) sums_[m][g][i] = 0.0f;
+        SRK_UNROLL
+        for (int m = 0; m < S::Rows; ++m) SRK_UNROLL
+        for (int g = 0; g < S::Groups; ++g) SRK_UNROLL
+        for (int i = 0; i < 4; ++i) sums_[m][g][i] = 0.0f;
     }
 
     static __device__ __forceinline__ void wait(int pending) {
@@ -165,7 +164,8 @@ SRK_UNROLL
             copy_halo(t, chunk, to);
     }
 
-    // Each thread copies one piece of every few pixels; what lies outside the picture or has no channel is zero.
+    // Each thread copies one piece of every few pixels; what lies outside the picture or has no channel is
+    // zero.
     __device__ __forceinline__ void copy_halo(const TilePlace& t, int chunk, uint32_t to) const {
         constexpr int kStep = kThreads / S::Pieces;
         const ConvParams& p = a_.p;
@@ -181,8 +181,8 @@ SRK_UNROLL
             const int iy = top + y, ix = first + x;
             const bool inside = static_cast<uint32_t>(iy) < static_cast<uint32_t>(h) &&
                                 static_cast<uint32_t>(ix) < static_cast<uint32_t>(w);
-            copy_async(to + offset<S::Depth>(pixel, piece), inside ? picture + iy * p.x.sy + ix * p.x.sx : picture,
-                       inside ? bytes : 0);
+            copy_async(to + offset<S::Depth>(pixel, piece),
+                       inside ? picture + iy * p.x.sy + ix * p.x.sx : picture, inside ? bytes : 0);
             y += dy, x += dx;
             if (x >= a_.halo_w) x -= a_.halo_w, ++y;
         }
@@ -191,18 +191,21 @@ SRK_UNROLL
     // Inputs [chunk*Depth, ...) of each conv pixel's window, tap-major, element by element.
     __device__ __forceinline__ void gather(const TilePlace& t, int chunk, uint32_t to) const {
         const ConvParams& p = a_.p;
-        const int ci = static_cast<int>(p.ci), kw = static_cast<int>(p.kw), all = ci * kw * static_cast<int>(p.kh);
+        const int ci = static_cast<int>(p.ci), kw = static_cast<int>(p.kw),
+                  all = ci * kw * static_cast<int>(p.kh);
         const int h = static_cast<int>(p.h), w = static_cast<int>(p.w);
         const int piece = thread_ % S::Pieces, k0 = chunk * S::Depth + piece * 8;
         const int tap0 = k0 / ci, c0 = k0 - tap0 * ci, ky0 = tap0 / kw, kx0 = tap0 - ky0 * kw;
         const T* picture = static_cast<const T*>(p.x.data) + t.n * p.x.sn;
         char* const memory = shared_memory();
         for (int pixel = thread_ / S::Pieces; pixel < kTile * kTile; pixel += kThreads / S::Pieces) {
-            const int top = (t.y0 + pixel / kTile) * static_cast<int>(p.stride_y) - static_cast<int>(p.pad_top);
-            const int first = (t.x0 + pixel % kTile) * static_cast<int>(p.stride_x) - static_cast<int>(p.pad_left);
+            const int top =
+                (t.y0 + pixel / kTile) * static_cast<int>(p.stride_y) - static_cast<int>(p.pad_top);
+            const int first =
+                (t.x0 + pixel % kTile) * static_cast<int>(p.stride_x) - static_cast<int>(p.pad_left);
             int c = c0, ky = ky0, kx = kx0;
             uint32_t words[4];
-SRK_UNROLL
+            SRK_UNROLL
             for (int i = 0; i < 8; ++i) {
                 const int iy = top + ky * static_cast<int>(p.dilation_y);
                 const int ix = first + kx * static_cast<int>(p.dilation_x);
@@ -224,30 +227,29 @@ SRK_UNROLL
     __device__ __forceinline__ void multiply(uint32_t pixels, int shift, uint32_t weights) {
         uint32_t rows[S::Rows];
         const int first = warp_m_ * S::Rows;
-SRK_UNROLL
+        SRK_UNROLL
         for (int m = 0; m < S::Rows; ++m) {
             const int pixel = (first + m) * a_.step_y * a_.halo_w + (lane_ & 15) * a_.step_x + shift;
             rows[m] = pixels + offset<S::Depth>(pixel, lane_ >> 4);
         }
         const int row = S::Groups > 1 ? (lane_ & 7) + (lane_ >> 4) * 8 : lane_ & 7;
-        const uint32_t columns =
-            weights + offset<S::Depth>(warp_n_ * S::Groups * 8 + row, lane_ >> 3 & 1);
-SRK_UNROLL
+        const uint32_t columns = weights + offset<S::Depth>(warp_n_ * S::Groups * 8 + row, lane_ >> 3 & 1);
+        SRK_UNROLL
         for (int k = 0; k < S::Depth / 16; ++k) {
             uint32_t x[S::Rows][4];
-SRK_UNROLL
+            SRK_UNROLL
             for (int m = 0; m < S::Rows; ++m) load_matrices(x[m], rows[m] ^ k << 5);
             if constexpr (S::Groups == 1) {
                 uint32_t w[2];
                 load_matrices(w, columns ^ k << 5);
-SRK_UNROLL
+                SRK_UNROLL
                 for (int m = 0; m < S::Rows; ++m) mma<T>(sums_[m][0], x[m], w[0], w[1]);
             } else {
-SRK_UNROLL
+                SRK_UNROLL
                 for (int g = 0; g < S::Groups; g += 2) {
                     uint32_t w[4];
                     load_matrices(w, (columns ^ k << 5) + g * 8 * S::Depth * 2);
-SRK_UNROLL
+                    SRK_UNROLL
                     for (int m = 0; m < S::Rows; ++m) {
                         mma<T>(sums_[m][g], x[m], w[0], w[1]);
                         mma<T>(sums_[m][g + 1], x[m], w[2], w[3]);
@@ -261,23 +263,21 @@ SRK_UNROLL
         const TilePlace t(a_, tile);
         const int q0 = blockIdx.y * S::Channels + warp_n_ * S::Groups * 8 + (lane_ & 3) * S::Run;
         const int oh = static_cast<int>(a_.p.oh), ow = static_cast<int>(a_.p.ow);
-SRK_UNROLL
+        SRK_UNROLL
         for (int run = 0; run < S::Groups * 2 / S::Run; ++run) {
             const int q = q0 + run * 4 * S::Run;
             if (q >= static_cast<int>(a_.p.co)) break;
             const Epilogue<T, S::Run, S::Full> epilogue(a_.p, a_.epilogue, q);
-SRK_UNROLL
-            for (int m = 0; m < S::Rows; ++m)
-SRK_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    const int oy = t.y0 + warp_m_ * S::Rows + m, ox = t.x0 + (lane_ >> 2) + half * 8;
-                    if (oy >= oh || ox >= ow) continue;
-                    float z[S::Run];
-SRK_UNROLL
-                    for (int i = 0; i < S::Run; ++i)
-                        z[i] = sums_[m][run * S::Run / 2 + i / 2][half * 2 + i % 2];
-                    epilogue(t.n, oy, ox, z);
-                }
+            SRK_UNROLL
+            for (int m = 0; m < S::Rows; ++m) SRK_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                const int oy = t.y0 + warp_m_ * S::Rows + m, ox = t.x0 + (lane_ >> 2) + half * 8;
+                if (oy >= oh || ox >= ow) continue;
+                float z[S::Run];
+                SRK_UNROLL
+                for (int i = 0; i < S::Run; ++i) z[i] = sums_[m][run * S::Run / 2 + i / 2][half * 2 + i % 2];
+                epilogue(t.n, oy, ox, z);
+            }
         }
     }
 
@@ -300,15 +300,15 @@ template <class T>
 struct Conv2dTable;
 
 // name, outputs, depth, whether it takes every epilogue
-#define SRK_CONV2D_KERNELS(K)         \
-    K("conv2d_sm80/8", 8, 32, true)   \
-    K("conv2d_sm80/32x16", 32, 16, false) \
-    K("conv2d_sm80/32", 32, 32, false)    \
+#define SRK_CONV2D_KERNELS(K)              \
+    K("conv2d_sm80/8", 8, 32, true)        \
+    K("conv2d_sm80/32x16", 32, 16, false)  \
+    K("conv2d_sm80/32", 32, 32, false)     \
     K("conv2d_sm80/32_full", 32, 32, true) \
     K("conv2d_sm80/48_full", 48, 32, true) \
-    K("conv2d_sm80/64", 64, 32, false) \
+    K("conv2d_sm80/64", 64, 32, false)     \
     K("conv2d_sm80/64_full", 64, 32, true) \
-    K("conv2d_sm80/64x64", 64, 64, false) \
+    K("conv2d_sm80/64x64", 64, 64, false)  \
     K("conv2d_sm80/128", 128, 32, false)
 
 }  // namespace srk::cuda

@@ -1,8 +1,8 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// CUDA's model of execution on the host, so that kernels run without a GPU: blocks one after the other, one fibre per
-// thread, shared memory poisoned before each block. Warp-wide operations meet in `exchange`. Asynchronous copies
-// land when they are waited for, not before, so that a missing wait or barrier shows.
+// CUDA's model of execution on the host, so that kernels run without a GPU: blocks one after the other, one
+// fibre per thread, shared memory poisoned before each block. Warp-wide operations meet in `exchange`.
+// Asynchronous copies land when they are waited for, not before, so that a missing wait or barrier shows.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -121,9 +121,9 @@ inline void synchronize() {
     while (block->turn == turn) yield(0, total());
 }
 
-// Gives `words` of this lane to the warp and returns those of all lanes, [32][kWords]. A lane gets here again only
-// when all have read, and two sets of words alternate: none is overwritten too early.
-inline const uint32_t (*exchange(const uint32_t* words, int count))[kWords] {
+// Gives `words` of this lane to the warp and returns those of all lanes, [32][kWords]. A lane gets here again
+// only when all have read, and two sets of words alternate: none is overwritten too early.
+inline const uint32_t (*exchange(const uint32_t* words, int count)) [kWords] {
     Warp& warp = block->warps[self().warp];
     const int turn = warp.turn, first = self().warp * 32;
     auto& held = warp.words[turn & 1];
@@ -206,7 +206,8 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
 #define gridDim (srk::emulate::block->grid)
 inline void __syncthreads() { srk::emulate::synchronize(); }
 
-// What the launchers use of the runtime. The device is an imagined one, with an odd number of multiprocessors.
+// What the launchers use of the runtime. The device is an imagined one, with an odd number of
+// multiprocessors.
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue = 1, cudaErrorInvalidDevice = 101 };
 enum cudaDeviceAttr {

@@ -28,8 +28,8 @@ struct Divisor {
     SRK_BOTH constexpr uint32_t rest(uint32_t n) const { return n - over(n) * d; }
 };
 
-// Rows of `depth` 16-bit elements lie one after the other; within each, the pieces of 16 bytes are exchanged so that
-// the same piece of eight rows, from any row on, lies in different banks.
+// Rows of `depth` 16-bit elements lie one after the other; within each, the pieces of 16 bytes are exchanged
+// so that the same piece of eight rows, from any row on, lies in different banks.
 template <int Depth>
 SRK_BOTH constexpr int swizzle(int row) {
     constexpr int pieces = Depth / 8, rows = 8 / pieces;
@@ -41,8 +41,9 @@ SRK_BOTH constexpr uint32_t offset(int row, int piece) {
     return static_cast<uint32_t>(row * Depth * 2 + ((piece ^ swizzle<Depth>(row)) << 4));
 }
 
-// A thread of the matrix product holds columns 2t, 2t+1 (t = lane % 4) of each 8 channels. The rows of the weights
-// are laid so that these are `Run` adjacent channels of Run/2 such groups: row r holds channel `channel_of_row(r)`.
+// A thread of the matrix product holds columns 2t, 2t+1 (t = lane % 4) of each 8 channels. The rows of the
+// weights are laid so that these are `Run` adjacent channels of Run/2 such groups: row r holds channel
+// `channel_of_row(r)`.
 template <int Run>
 SRK_BOTH constexpr int channel_of_row(int row) {
     const int within = row % (4 * Run);

@@ -15,8 +15,8 @@
 
 namespace srk::cuda {
 
-// A convolution kernel: `channels` outputs of a block, `depth` input channels at a time. Weights of 16 bits are
-// packed [ceil(co/channels)][ceil(k/depth)][taps][channels][depth], zeros in what is padded, where
+// A convolution kernel: `channels` outputs of a block, `depth` input channels at a time. Weights of 16 bits
+// are packed [ceil(co/channels)][ceil(k/depth)][taps][channels][depth], zeros in what is padded, where
 //   k = ci, taps = kh*kw            if the kernel reads pixels as they lie,
 //   k = kh*kw*ci (tap-major), taps = 1   if it gathers them (`gathers`).
 struct Conv2dKernel {
@@ -26,8 +26,9 @@ struct Conv2dKernel {
 };
 const std::vector<Conv2dKernel>& conv2d_kernels();
 
-// Whether the pixels of x are gathered, element by element: thin or misaligned ones, or windows too wide to be held.
-// Decided by sizes and strides alone; where they are not gathered, x must lie at a multiple of 16 bytes.
+// Whether the pixels of x are gathered, element by element: thin or misaligned ones, or windows too wide to
+// be held. Decided by sizes and strides alone; where they are not gathered, x must lie at a multiple of 16
+// bytes.
 bool conv2d_gathers(const ConvParams& p);
 // No curve (silu, gelu, tanh, sigmoid), no base, and no residual under a shuffle.
 bool conv2d_is_plain(const ConvParams& p);
@@ -43,7 +44,8 @@ cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream);
 // A block of `threads` threads for each of (x, y) with `bytes` of shared memory, beyond 48 KB too.
 #ifdef SRK_EMULATE
 template <class Args>
-cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, cudaStream_t, const Args& args) {
+cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, cudaStream_t,
+                   const Args& args) {
     emulate::run(grid, dim3{static_cast<unsigned>(threads)}, bytes, [&] { kernel(args); });
     return cudaSuccess;
 }
@@ -64,8 +66,9 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, c
 // Blocks of a kernel that a multiprocessor holds at a time; raises the kernel's limit of shared memory.
 template <class Args>
 cudaError_t resident_blocks(int* count, void (*kernel)(Args), int threads, size_t bytes) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     return error ? error : cudaOccupancyMaxActiveBlocksPerMultiprocessor(count, kernel, threads, bytes);
 }
 #endif

@@ -1,6 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Python's door to the CUDA kernels: addresses, a device and a stream in, errors as exceptions. Knows no torch.
+// Python's door to the CUDA kernels: addresses, a device and a stream in, errors as exceptions. Knows no
+// torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -97,8 +98,8 @@ void run(const char* op, cudaError_t (*launcher)(const Params&, cudaStream_t), c
 
 using Four = std::array<int64_t, 4>;
 
-void shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys, int s,
-             int size, bool inverse) {
+void shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys,
+             int s, int size, bool inverse) {
     srk::ShuffleParams p{};
     p.x = pointer<void>(coarse), p.y = pointer<void>(fine);
     p.n = shape[0], p.h = shape[1], p.w = shape[2], p.c = shape[3];
@@ -111,8 +112,16 @@ void shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Fou
 
 void add(int device, uintptr_t stream, uintptr_t x, uintptr_t r1, uintptr_t r2, uintptr_t y, int64_t count,
          float scale, float b1, float b2, int dtype) {
-    const srk::AddParams p{pointer<void>(x), pointer<void>(r1), pointer<void>(r2), pointer<void>(y), count,
-                           scale, b1, b2, dtype, 1};
+    const srk::AddParams p{pointer<void>(x),
+                           pointer<void>(r1),
+                           pointer<void>(r2),
+                           pointer<void>(y),
+                           count,
+                           scale,
+                           b1,
+                           b2,
+                           dtype,
+                           1};
     run("residual_add", &srk::cuda::add, p, device, stream, std::to_string(count) + " elements");
 }
 

@@ -24,7 +24,8 @@ __device__ __forceinline__ int64_t index_step() { return int64_t{gridDim.x} * kT
 
 bool aligned(const void* p, int bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
-// Pixel shuffle. Rows of the fine side: (n, y) of x and c, where its channels lie side by side, or (n, c, y) of x.
+// Pixel shuffle. Rows of the fine side: (n, y) of x and c, where its channels lie side by side, or (n, c, y)
+// of x.
 struct ShuffleArgs {
     ShuffleParams p;
     Divisor s, c;
@@ -78,7 +79,7 @@ __global__ void add_kernel(const __grid_constant__ AddParams p) {
     for (int64_t i = first_index(); i < whole; i += index_step()) {
         const Vector a = x[i], b = r1[i], c = r2 ? r2[i] : Vector{};
         Vector out;
-SRK_UNROLL
+        SRK_UNROLL
         for (int k = 0; k < Width; ++k) {
             float z = p.scale * value(a.v[k]) + p.b1 * value(b.v[k]);
             if (r2) z += p.b2 * value(c.v[k]);
@@ -98,7 +99,8 @@ template <class T>
 cudaError_t add_as(const AddParams& p, cudaStream_t stream) {
     constexpr int kWidth = 16 / sizeof(T);
     const bool wide = aligned(p.x, 16) && aligned(p.r1, 16) && aligned(p.r2, 16) && aligned(p.y, 16);
-    if (wide) return launch(add_kernel<T, kWidth>, dim3{blocks_for(p.count / kWidth)}, kThreads, 0, stream, p);
+    if (wide)
+        return launch(add_kernel<T, kWidth>, dim3{blocks_for(p.count / kWidth)}, kThreads, 0, stream, p);
     return launch(add_kernel<T, 1>, dim3{blocks_for(p.count)}, kThreads, 0, stream, p);
 }
 
@@ -123,7 +125,7 @@ __global__ void to_float_kernel(const __grid_constant__ ImageParams p) {
     for (int64_t i = first_index(); i < whole; i += index_step()) {
         const Several<T, Width> a = x[i];
         Several<float, Width> out;
-SRK_UNROLL
+        SRK_UNROLL
         for (int k = 0; k < Width; ++k) out.v[k] = shown(a.v[k]);
         y[i] = out;
     }
@@ -139,7 +141,7 @@ __global__ void to_image_kernel(const __grid_constant__ ImageParams p) {
     for (int64_t i = first_index(); i < whole; i += index_step()) {
         const Several<float, Width> a = x[i];
         Several<T, Width> out;
-SRK_UNROLL
+        SRK_UNROLL
         for (int k = 0; k < Width; ++k) out.v[k] = stored<T>(a.v[k]);
         y[i] = out;
     }
@@ -186,13 +188,17 @@ cudaError_t add(const AddParams& p, cudaStream_t stream) {
 }
 
 cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream) {
-    return p.bits == 8 ? launch_image(p, p.y, p.x, to_float_kernel<uint8_t, 4>, to_float_kernel<uint8_t, 1>, stream)
-                       : launch_image(p, p.y, p.x, to_float_kernel<uint16_t, 4>, to_float_kernel<uint16_t, 1>, stream);
+    return p.bits == 8
+               ? launch_image(p, p.y, p.x, to_float_kernel<uint8_t, 4>, to_float_kernel<uint8_t, 1>, stream)
+               : launch_image(p, p.y, p.x, to_float_kernel<uint16_t, 4>, to_float_kernel<uint16_t, 1>,
+                              stream);
 }
 
 cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream) {
-    return p.bits == 8 ? launch_image(p, p.x, p.y, to_image_kernel<uint8_t, 4>, to_image_kernel<uint8_t, 1>, stream)
-                       : launch_image(p, p.x, p.y, to_image_kernel<uint16_t, 4>, to_image_kernel<uint16_t, 1>, stream);
+    return p.bits == 8
+               ? launch_image(p, p.x, p.y, to_image_kernel<uint8_t, 4>, to_image_kernel<uint8_t, 1>, stream)
+               : launch_image(p, p.x, p.y, to_image_kernel<uint16_t, 4>, to_image_kernel<uint16_t, 1>,
+                              stream);
 }
 
 }  // namespace srk::cuda

@@ -78,8 +78,8 @@ void copy_wait() {
     emulate::land(Pending);
 }
 
-// Four 8x8 matrices of 16-bit elements; the address is that of row lane % 8 of matrix lane / 8. Register i holds
-// elements 2*(lane % 4) and the next of row lane / 4 of matrix i.
+// Four 8x8 matrices of 16-bit elements; the address is that of row lane % 8 of matrix lane / 8. Register i
+// holds elements 2*(lane % 4) and the next of row lane / 4 of matrix i.
 inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
     const auto all = emulate::exchange(&address, 1);
     const int lane = emulate::self().lane;
@@ -157,13 +157,14 @@ __device__ __forceinline__ void load_matrices(uint32_t (&r)[2], uint32_t address
 
 template <class T>
 __device__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-#define SRK_MMA(T, type)                                                                            \
-    template <>                                                                                     \
-    __device__ __forceinline__ void mma<T>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                         \
-                     ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"         \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                               \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));               \
+#define SRK_MMA(T, type)                                                                       \
+    template <>                                                                                \
+    __device__ __forceinline__ void mma<T>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, \
+                                           uint32_t b1) {                                      \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                    \
+                     ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"    \
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                          \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));          \
     }
 SRK_MMA(Float16, "f16")
 SRK_MMA(BFloat16, "bf16")

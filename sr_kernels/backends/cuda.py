@@ -181,9 +181,7 @@ def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) 
         r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
         b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
         dtype = cuda_plan.DTYPES[x.dtype]
-        cuda_plan.native.add(
-            *place(x), x.data_ptr(), r1, r2, y.data_ptr(), x.numel(), scale, b1, b2, dtype
-        )
+        cuda_plan.native.add(*place(x), x.data_ptr(), r1, r2, y.data_ptr(), x.numel(), scale, b1, b2, dtype)
     return y
 
 

@@ -103,8 +103,8 @@ def _normal(seed: int) -> torch.Generator:
 
 
 def check_kernel(device: torch.device, name: str) -> str:
-    """What is wrong with a kernel, "" where nothing is: ragged layers by it of both types, the window's pixels as
-    they lie and gathered; with shuffle, curve and base where it is full."""
+    """What is wrong with a kernel, "" where nothing is: ragged layers by it of both types, pixels read
+    as they lie and gathered; with shuffle, curve and base where it is full."""
     kernel = next(k for k in cuda_plan.kernels() if k.name == name)
     others = [k.name for k in cuda_plan.kernels() if k.name != name]
     wrong = ""

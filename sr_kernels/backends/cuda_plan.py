@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -21,19 +22,14 @@ from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
 T = TypeVar("T")
 
-native: Any  # the extension, or None and why
+native: Any = None  # the extension
+missing = ""  # or why there is none
 try:
-    from sr_kernels import _cuda as native  # type: ignore[attr-defined, no-redef]
-
-    missing = ""
+    native = importlib.import_module("sr_kernels._cuda")
+except ModuleNotFoundError:
+    missing = "the CUDA kernels are not in this build: install the CUDA toolkit and install sr_kernels again"
 except ImportError as error:
-    native = None
-    absent = isinstance(error, ModuleNotFoundError) or "cannot import name" in str(error)
-    missing = (
-        "the CUDA kernels are not in this build: install the CUDA toolkit and install sr_kernels again"
-        if absent
-        else f"the CUDA extension does not load: {error}"
-    )
+    missing = f"the CUDA extension does not load: {error}"
 
 # In the order of csrc/params.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -182,9 +178,7 @@ class ConvPlan:
                 bh, bw = a.base.shape[2:]
                 p.set_base(1 + BASE_MODES.index(a.base_mode), y.shape[2] // bh, bh, bw)
             act = _ACTIVATION[a.activation]
-            p.set_epilogue(
-                act, a.activation_after_add, a.negative_slope, a.scale, *weights, a.pixel_shuffle
-            )
+            p.set_epilogue(act, a.activation_after_add, a.negative_slope, a.scale, *weights, a.pixel_shuffle)
             p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
             p.set_phase(a.upsample, phase.y, phase.x)
             p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), co)
