@@ -187,7 +187,7 @@ struct Walk {
 // acc += weight * tensor. Values come as (pixel, channel) and are transposed to the accumulators' (channel, pixel).
 template <typename T, Access kAccess, int kSums>
 __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, float weight) {
-    constexpr int kBatch = 8;  // loads in flight
+    constexpr int kBatch = 16;  // loads in flight
     Walk<T> walk(from);
 #pragma unroll
     for (int y0 = 0; y0 < kSums / 4; y0 += kBatch) {
