@@ -64,15 +64,14 @@ def is_plain(a: ConvArgs) -> bool:
 def choose(co: int, inputs: int, plain: bool, left_out: Sequence[str] = ()) -> Kernel | None:
     """The kernel for `inputs` per tap, all taps of a gathered one; None where none is left.
 
-    Least work first: outputs and inputs padded to whole blocks, and for each block of outputs what reading
-    the pixels costs, about as much as 16 outputs. Then the widest block, then the longest step.
+    Least work first: outputs and inputs padded to whole blocks, for each block of outputs what reading the
+    pixels costs, about as much as 16 outputs, and for each step as much as 8 inputs. Then the widest block.
     """
     able = [k for k in kernels() if (plain or k.full) and k.name not in left_out]
 
     def cost(k: Kernel) -> tuple[float, ...]:
-        blocks = math.ceil(co / k.channels)
-        work = blocks * (k.channels + 16) * math.ceil(inputs / k.depth) * k.depth
-        return work, -k.channels, k.full, -k.depth
+        blocks, steps = math.ceil(co / k.channels), math.ceil(inputs / k.depth)
+        return blocks * (k.channels + 16) * steps * (k.depth + 8), -k.channels, k.full
 
     return min(able, key=cost) if able else None
 
