@@ -10,6 +10,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# Without a GPU Triton's kernels are run by its interpreter, which is chosen when they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, len(os.sched_getaffinity(0)), torch.get_num_threads()))
