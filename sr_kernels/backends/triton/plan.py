@@ -110,7 +110,10 @@ def choose(a: ConvArgs, load: str) -> configs.Config:
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """Of a product's operands: exact float32 unless "medium" is in force and torch allows TF32."""
+    """Of a product's operands: exact float32 unless "medium" is in force and torch allows TF32. Triton's
+    interpreter cannot multiply bfloat16: there operands are widened."""
+    if dtype == torch.bfloat16 and INTERPRETED:
+        return "widened"
     tf32 = dtype == torch.float32 and config.get_precision() == "medium" and torch.backends.cudnn.allow_tf32
     return "tf32" if tf32 else "ieee"
 

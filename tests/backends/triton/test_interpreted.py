@@ -77,9 +77,9 @@ def test_each_way_of_reading(load, dtype):
 def test_configurations(load, swap, monkeypatch):
     """Tiles narrower and wider than the picture, several blocks of channels either way."""
     sample = samples.Conv(
-        shape=(1, 40, 9, 19), channels=72, residuals=(0.5,), activation="gelu", layout="channels_last"
+        shape=(1, 24, 9, 19), channels=40, residuals=(0.5,), activation="gelu", layout="channels_last"
     )
-    for th, tw, bn, bk in ((4, 4, 16, 16), (1, 32, 64, 32), (16, 8, 32, 64), (32, 32, 128, 16)):
+    for th, tw, bn, bk in ((4, 8, 16, 32), (1, 32, 64, 16), (16, 32, 32, 64)):
         config = configs.Config(th, tw, bn, bk, swap=swap)
         monkeypatch.setattr(plan, "load_of", lambda a: load)
         monkeypatch.setattr(configs, "choose", lambda *a, config=config: config)
@@ -144,11 +144,11 @@ def test_dense_block(sample):
 
 
 @pytest.mark.parametrize("op", ["pixel_shuffle", "pixel_unshuffle"])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("layout", samples.LAYOUTS)
 @pytest.mark.parametrize("factor", [2, 3])
 def test_shuffles(op, dtype, layout, factor):
-    x = torch.randint(0, 250, (2, 3 * factor**2, 2 * factor, 5 * factor)).to(dtype)
+    x = torch.randn(2, 3 * factor**2, 2 * factor, 5 * factor).to(dtype)
     x = samples.arrange(x, layout)
     with record_kernels() as names:
         y = getattr(ops, op)(x, factor, backend="triton")

@@ -28,9 +28,13 @@ def _sums(P: tl.constexpr, BN: tl.constexpr, SWAP: tl.constexpr):
 @triton.jit
 def _product(pixels, weights, acc, SWAP: tl.constexpr, PRECISION: tl.constexpr):
     """acc + pixels (P, BK) by weights (BN, BK) transposed."""
+    if PRECISION == "widened":
+        pixels = pixels.to(tl.float32)
+        weights = weights.to(tl.float32)
+    ARITHMETIC: tl.constexpr = "tf32" if PRECISION == "tf32" else "ieee"
     if SWAP:
-        return tl.dot(weights, tl.trans(pixels), acc, input_precision=PRECISION)
-    return tl.dot(pixels, tl.trans(weights), acc, input_precision=PRECISION)
+        return tl.dot(weights, tl.trans(pixels), acc, input_precision=ARITHMETIC)
+    return tl.dot(pixels, tl.trans(weights), acc, input_precision=ARITHMETIC)
 
 
 @triton.jit
@@ -124,7 +128,7 @@ def _from_taps(
         c = i * BK + tl.arange(0, BK)
         pixels = tl.load(x + pixel + c[None, :], mask=inside & (c < CI)[None, :], other=0.0)
         weights = tl.load(w + (row * CIP)[:, None] + c[None, :])
-        acc = tl.dot(pixels, tl.trans(weights), acc, input_precision=PRECISION)
+        acc = _product(pixels, weights, acc, False, PRECISION)
     tap = tl.minimum(row % TAPS, KH * KW - 1)
     shift = tap // KW * (DY * TW) + tap % KW * DX
     source = tl.minimum(p[:, None] + shift[None, :], P - 1)
