@@ -78,7 +78,7 @@ sanitize: setup
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_WORKERS ?= 8# of pytest, where pytest-xdist is there
 GPU_SECONDS ?= 240# after which gpu-check ends, with what it has found
-export PYTHONUNBUFFERED := 1
+gpu-check gpu-sanitize gpu-bench: export PYTHONUNBUFFERED := 1
 
 # Without the extension everything but the CUDA backend works; GPU_BUILD= leaves it alone.
 GPU_BUILD ?= 1

@@ -90,7 +90,8 @@ def free_bytes(device: str) -> int:
 
 @contextlib.contextmanager
 def side_stream(device: str, busy: int = 0) -> Iterator[None]:
-    """Within it a stream of its own is current, which first waits that many clocks; not waited for at the end."""
+    """Within it a stream of its own is current, which first waits that many clocks; at the end nobody waits
+    for it."""
     if device != "cuda":
         yield
         return
