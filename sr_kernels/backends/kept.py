@@ -22,8 +22,9 @@ def _forget(cache: dict[Hashable, Any], slot: Hashable, _: object) -> None:
     cache.pop(slot, None)
 
 
-def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
-    """make(), kept under key for as long as tensor lives with the same storage and version.
+def cached(tensor: Tensor, key: Hashable, make: Callable[[], T], keep: bool = True) -> T:
+    """make(), kept under key for as long as tensor lives with the same storage and version; without `keep`
+    what is there is used and nothing new is kept.
 
     The entry holds the storage: `.data = ...` leaves the version alone, and a freed address may be given out
     again, so that an address alone would prove nothing. An inference tensor counts no versions, so nothing
@@ -39,6 +40,8 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
     if entry is not None and same and entry[1] == stamp and entry[3] is not _USED_ONCE:
         value: T = entry[3]
         return value
+    if not keep:
+        return make()
     reference = weakref.ref(tensor, functools.partial(_forget, _cache, slot))
     if entry is not None and same and entry[1] != stamp:
         _cache[slot] = (reference, stamp, tensor.detach(), _USED_ONCE)

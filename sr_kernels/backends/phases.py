@@ -64,5 +64,5 @@ def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> Tenso
     offsets = _offsets(w.shape[dim], upsample, phase, pad)
     shape = list(w.shape)
     shape[dim] = offsets[-1] - offsets[0] + 1
-    index = torch.tensor([offset - offsets[0] for offset in offsets])
+    index = torch.tensor([offset - offsets[0] for offset in offsets], device=w.device)
     return w.new_zeros(shape).index_add_(dim, index, w)
