@@ -59,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
             everything.append(
                 {"key": key, "task": asdict(outcome.task), "failed": outcome.failed, "times": times}
             )
-    if args.json:
-        Path(args.json).write_text(json.dumps({"device": plan.device_key(0), "layers": everything}, indent=1))
+            if args.json:  # anew after each layer: what was measured stays if the run is cut short
+                found = {"device": plan.device_key(0), "layers": everything}
+                Path(args.json).write_text(json.dumps(found, indent=1))
     if best:
         print(f"kept in {configs.keep(plan.device_key(0), best)}")
     return 0 if best else 1
