@@ -3,8 +3,10 @@
 # Every target sets up what it needs, in .venv, and reuses it the next time.
 #   make demo | test | bench | bench-sweep | bench-roofline | bench-check | bench-ops
 #        lint | format | sanitize | setup | clean | distclean
+#   make gpu-check | gpu-sanitize | gpu-bench | gpu-build   on a machine with a GPU, without setting up .venv
 #   PYTHON=python3.12   the interpreter that .venv is made from (once)
 #   TORCH='torch==2.9.1'   what is given to pip for PyTorch; another value installs another torch
+#   GPU_PYTHON=python3     the interpreter of the gpu targets, with torch and pytest; .venv's where there is one
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -23,6 +25,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: setup test demo bench bench-sweep bench-roofline bench-check bench-ops lint sanitize format clean distclean FORCE
+.PHONY: gpu-build gpu-check gpu-sanitize gpu-bench
 
 setup: $(STAMPS)/native
 
@@ -70,6 +73,39 @@ sanitize: setup
 	    export ASAN_OPTIONS=detect_leaks=0; cd $(SANITIZED); \
 	    $(CURDIR)/$(BIN)/python -c 'from sr_kernels import _C; assert "$(SANITIZED)" in _C.__file__'; \
 	    $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/native/test_kernels.py
+
+# The targets of a GPU machine install nothing: they run this tree with the packages that the interpreter has.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_WORKERS ?= 8# of pytest, where pytest-xdist is there
+GPU_SECONDS ?= 240# after which gpu-check ends, with what it has found
+gpu-check gpu-sanitize gpu-bench: export PYTHONUNBUFFERED := 1
+
+# Without the extension everything but the CUDA backend works; GPU_BUILD= leaves it alone.
+GPU_BUILD ?= 1
+gpu-build:
+	@if [ -z "$(GPU_BUILD)" ] || $(GPU_PYTHON) -c 'from sr_kernels import _C' 2>/dev/null; then :; else \
+	    $(GPU_PYTHON) setup.py --quiet build_ext --inplace || echo "the extension was not built" >&2; fi
+
+# Results beside float64's, streams, graphs, threads, models; -k, -x, --gpu-all by PYTEST_ARGS.
+gpu-check: gpu-build
+	workers=$$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(GPU_WORKERS)' || true); \
+	    timeout --signal=INT --kill-after=20 $(GPU_SECONDS) \
+	    $(GPU_PYTHON) -m pytest tests/gpu --tb=short $$workers $(PYTEST_ARGS)
+
+# The four tools of compute-sanitizer over small shapes, each with its time limit.
+SANITIZER_TOOLS ?= memcheck racecheck initcheck synccheck
+SANITIZER_SECONDS ?= 100
+gpu-sanitize: gpu-build
+	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not found" >&2; exit 1; }
+	@failed=; for tool in $(SANITIZER_TOOLS); do echo "== $$tool"; \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --kill-after=10 $(SANITIZER_SECONDS) \
+	    compute-sanitizer --tool $$tool --error-exitcode 9 --print-limit 20 \
+	    $(GPU_PYTHON) -m tests.gpu.sanitize $(SANITIZE_ARGS) || failed="$$failed $$tool"; done; \
+	    if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+# Layers and networks beside eager and torch.compile; python -m benchmarks.gpu --help tells GPU_BENCH_ARGS.
+gpu-bench: gpu-build
+	$(GPU_PYTHON) -m benchmarks.gpu $(GPU_BENCH_ARGS)
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -44,7 +44,7 @@ def networks(run: Run) -> Figure:
     """A panel for each network: the milliseconds of everybody whose result is right, the fastest on top."""
     cases = [case for case in run.cases if case.group == "network"]
     most = max((sum(r.timing is not None for r in case.results.values()) for case in cases), default=1)
-    figure, grid = _figure(-(-len(cases) // 2), 2, 0.45 + 0.17 * most)
+    figure, grid = sheet(-(-len(cases) // 2), 2, 0.45 + 0.17 * most)
     for axes, case in zip(grid, cases, strict=False):
         _bars(axes, case)
     for axes in grid[len(cases) :]:
@@ -87,7 +87,7 @@ def _title(name: str) -> str:
 
 def sweep(found: Sweep) -> Figure:
     """Nanoseconds a pixel of the input against megapixels, a line for each network and number of threads."""
-    figure, (axes,) = _figure(1, 1, 3.2)
+    figure, (axes,) = sheet(1, 1, 3.2)
     for i, ((network, threads), points) in enumerate(found.lines().items()):
         label = f"{network}, {threads} thread{'s' if threads > 1 else ''}"
         colour, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
@@ -120,7 +120,7 @@ def roofline(found: Roofline) -> Figure:
     """Effective GFLOP/s against operations a byte, beside the two bounds; only Winograd goes above."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    figure, (axes,) = _figure(1, 1, 3.6)
+    figure, (axes,) = sheet(1, 1, 3.6)
     names = list(dict.fromkeys(layer.network for layer in found.layers))
     densities = [layer.gflop * 1e9 / (layer.mib * 2**20) for layer in found.layers]
     low, high = 0.7 * min(densities), 1.5 * max(densities)
@@ -162,7 +162,7 @@ def roofline(found: Roofline) -> Figure:
     return figure
 
 
-def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def sheet(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """An empty figure without any window system, 7 inches wide, `height` inches a row."""
     from matplotlib.figure import Figure
 

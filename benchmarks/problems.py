@@ -231,7 +231,7 @@ class NetworkCase(Case):
 
 
 def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+    return torch.Generator(torch.get_default_device()).manual_seed(0)
 
 
 def _normal(shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:

@@ -55,7 +55,7 @@ def _brief(cases: Sequence[CaseResult]) -> str:
         if any(case.fastest(case.of(precision)) for case in cases):
             heads.append(title)
             rows = [[*row, _best(case, precision)] for row, case in zip(rows, cases, strict=True)]
-    return _grid(heads, rows)
+    return grid(heads, rows)
 
 
 def _best(case: CaseResult, precision: str) -> str:
@@ -72,16 +72,17 @@ def _times(cases: Sequence[CaseResult]) -> str:
         _, time, rate = rates(case)
         cells = [case.name, time, *(against(case, peer) for peer in peers)]
         rows.append([*cells, rate, errors(case), summary(case.kernels)])
-    return _grid(heads, rows)
+    return grid(heads, rows)
 
 
 def _costs(cases: Sequence[CaseResult]) -> str:
     names = [OURS, *timed_peers(cases)]
     rows = [[case.name, *(costs(case.results.get(name)) for name in names)] for case in cases]
-    return _grid(["case", *(TITLES.get(name, name) for name in names)], rows)
+    return grid(["case", *(TITLES.get(name, name) for name in names)], rows)
 
 
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
 

@@ -10,6 +10,21 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# Without a GPU Triton's kernels are run by its interpreter, which is chosen when they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of tests/gpu; they stand here because pytest reads options from the outermost conftest alone."""
+    group = parser.getgroup("gpu")
+    group.addoption(
+        "--gpu-device", default="cuda", help='where tests/gpu run; "cpu" tries the tests themselves'
+    )
+    group.addoption(
+        "--gpu-all", action="store_true", help="every sample in every dtype, minutes of compiling"
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, len(os.sched_getaffinity(0)), torch.get_num_threads()))

@@ -203,7 +203,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 
 def kaiming_(module: nn.Module, seed: int = 0) -> nn.Module:
     """Weights under which every layer shows in the output; the default ones almost vanish beside a base."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import math
 import time
@@ -28,6 +29,7 @@ from sr_kernels.config import get_precision
 FACTOR = 4.0
 _HIGHEST = 2.0  # and of "highest"
 Progress = Callable[[str, int, int, str], None]  # phase, done, total, what comes next
+Timer = Callable[[Callable[[], object], int], float]  # a call, how often it is made; seconds in all
 _LONG = 0.2  # seconds
 
 
@@ -50,16 +52,19 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     progress: Progress = lambda phase, done, total, note: None,
     known: Mapping[str, float] = MappingProxyType({}),
+    timer: Timer | None = None,
 ) -> dict[str, Timing]:
     """Times every callable once a round, the order rotating, so that drifts of the machine hit all alike.
 
     known: seconds that an earlier call took; where they are long, none more is made to plan with.
+    timer: what takes the seconds of so many calls in a row; by default the clock before and after.
     """
+    timer = timer or functools.partial(_seconds, clock)
     repeats, cost = {}, 0.0
     for name, call in calls.items():
         once = known.get(name, 0.0)
         for _ in range(2):  # the first call may be a cold one, which does not matter where it takes long
-            once = once if once > _LONG else _seconds(call, clock)
+            once = once if once > _LONG else max(timer(call, 1), 1e-9)
         repeats[name] = max(1, math.ceil(settings.sample / once))
         cost += repeats[name] * once
     rounds = max(settings.fewest, min(settings.most, int(settings.seconds / cost)))
@@ -73,20 +78,18 @@ def interleave(
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 call, count = calls[name], repeats[name]
                 time.sleep(settings.pause)
-                start = clock()
-                for _ in range(count):
-                    call()
-                samples[name].append((clock() - start) / count)
+                samples[name].append(timer(call, count) / count)
     finally:
         if collecting:
             gc.enable()
     return {name: Timing.of(samples[name], repeats[name]) for name in calls}
 
 
-def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+def _seconds(clock: Callable[[], float], call: Callable[[], object], count: int) -> float:
     start = clock()
-    call()
-    return max(clock() - start, 1e-9)
+    for _ in range(count):
+        call()
+    return clock() - start
 
 
 class Judge:
@@ -97,6 +100,8 @@ class Judge:
     eager or computes as it does, as the other one, a bf16 peer as eager in bf16. Where float64 takes too
     long, eager's errors are taken at the smaller size that the case names; at the full one everybody is
     compared with eager's own result, and its error comes on top of what is allowed.
+
+    dtype: of the right result, float64, or float32 where everybody computes with less.
     """
 
     strict: Error
@@ -104,10 +109,12 @@ class Judge:
     eager: Error  # of the contiguous layout
     own: Error  # of what everybody is compared with
 
-    def __init__(self, case: Case, problem: Problem, bfloat16: bool) -> None:
+    def __init__(
+        self, case: Case, problem: Problem, bfloat16: bool, dtype: torch.dtype = torch.float64
+    ) -> None:
         self.base = _base(problem)
         if case.checked is None:
-            self.truth, self.own = exact(problem), Error(0.0, 0.0)
+            self.truth, self.own = exact(problem, dtype), Error(0.0, 0.0)
         else:
             height, width = case.checked
             small = replace(case, height=height, width=width, checked=None)
@@ -147,7 +154,7 @@ class Judge:
 
 
 @dataclass
-class _Entry:
+class Entry:
     """A contender that has made its first call."""
 
     call: Call
@@ -169,11 +176,11 @@ def measure(
             progress("building", 0, len(contenders), "the exact result")
             judge = Judge(case, problem, any(c.precision == "bf16" and not c.missing() for c in contenders))
             results: dict[str, Result] = {}
-            entries: dict[str, _Entry] = {}
+            entries: dict[str, Entry] = {}
             for i, contender in enumerate(contenders):
                 progress("building", i, len(contenders), contender.title)
-                found = _enter(contender, problem, judge)
-                if isinstance(found, _Entry):
+                found = enter(contender, problem, judge)
+                if isinstance(found, Entry):
                     entries[contender.name], found = found, found.result
                 results[contender.name] = replace(found, precision=contender.precision)
             if case.fewest is not None:
@@ -201,11 +208,12 @@ def measure(
     )
 
 
-def _enter(contender: Contender, problem: Problem, judge: Judge) -> _Entry | Result:
-    """The first variant with parity, its first call made; else the first of all, or why there is none."""
+def enter(contender: Contender, problem: Problem, judge: Judge) -> Entry | Result:
+    """Builds a contender and makes its first call: the first variant with parity, else the first of all, or
+    why there is none. What ours raises is raised."""
     if note := contender.missing():
         return Result(note=note)
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     try:
         contender.prepare(problem)
         start = time.perf_counter()
@@ -217,10 +225,9 @@ def _enter(contender: Contender, problem: Problem, judge: Judge) -> _Entry | Res
                 y = call()
             first = time.perf_counter() - called
             error = judge.error(y)
-            names = tuple(kernels) if contender.name == OURS else ()
             right = judge.parity(contender, error)
-            result = Result(None, error, right, called - start, first, call.note, kernels=names)
-            entries.append(_Entry(call, result, i))
+            result = Result(None, error, right, called - start, first, call.note, kernels=tuple(kernels))
+            entries.append(Entry(call, result, i))
             if right:
                 return entries[-1]
             start = time.perf_counter()
@@ -233,7 +240,7 @@ def _enter(contender: Contender, problem: Problem, judge: Judge) -> _Entry | Res
 
 
 def _with_memory(
-    result: Result, case: Case, name: str, entry: _Entry, problem: Problem, settings: Settings
+    result: Result, case: Case, name: str, entry: Entry, problem: Problem, settings: Settings
 ) -> Result:
     threads, files = torch.get_num_threads(), problem.files
     task = alone.Task(case, name, entry.variant, threads, settings.backend, files, get_precision())
@@ -253,12 +260,12 @@ def _base(problem: Problem) -> Tensor:
     return problem.base(*(x.double() for x in problem.inputs))
 
 
-def exact(problem: Problem) -> Tensor:
-    """The result in float64."""
+def exact(problem: Problem, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The result, computed in that dtype, as float64."""
     if problem.truth is not None:
         return problem.truth(*problem.inputs)
-    inputs = [x.double() if x.is_floating_point() else x for x in problem.inputs]
-    return copy.deepcopy(problem.plain).double()(*inputs).double()
+    inputs = [x.to(dtype) if x.is_floating_point() else x for x in problem.inputs]
+    return copy.deepcopy(problem.plain).to(dtype)(*inputs).double()
 
 
 def gflop(problem: Problem) -> float:

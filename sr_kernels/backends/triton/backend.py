@@ -22,7 +22,8 @@ from sr_kernels.backends.base import (
 from sr_kernels.backends.registry import record
 from sr_kernels.backends.triton import configs, plan, selfcheck
 from sr_kernels.backends.triton.kernels import pointwise
-from sr_kernels.backends.triton.plan import INTERPRETED, ConvPlan, pixel_major
+from sr_kernels.backends.triton.launch import INTERPRETED, device_of
+from sr_kernels.backends.triton.plan import ConvPlan, pixel_major
 
 _BLOCK = 1024
 _INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -30,7 +31,7 @@ _LARGEST_TILE = 64  # rows and columns, at most, of any configuration; times a s
 
 
 class TritonBackend(Backend):
-    """Kernels that Triton compiles at first use, on channels_last tensors of float16, bfloat16 and float32."""
+    """Kernels that Triton compiles at first use, for channels_last tensors of 16-bit floats and float32."""
 
     name = "triton"
 
@@ -59,30 +60,15 @@ class TritonBackend(Backend):
         return []
 
     def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
-        return _Conv2d(args) if op == "conv2d" else super().prepare(op, args)
+        if op == "conv2d":
+            return _Conv2d(args)
+        return _DenseBlock(args) if op == "dense_block" else super().prepare(op, args)
 
     def conv2d(self, args: ConvArgs) -> Tensor:
         return _Conv2d(args)(args)
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
-        """Each layer reads the block's input and what has grown so far: nothing is concatenated."""
-        memory_format = memory_format_of(args.input)
-        x = pixel_major(args.input)
-        n, _, h, w = x.shape
-        widths = [weight.shape[0] for weight in args.weights[:-1]]
-        grown = _empty((n, max(sum(widths), 1), h, w), x)
-        end = 0
-        for i, (weight, bias) in enumerate(zip(args.weights, args.biases, strict=True)):
-            layer = ConvArgs(x, weight, bias, padding=(weight.shape[2] // 2,) * 4)
-            if i < len(widths):
-                layer.activation, layer.negative_slope = "leaky_relu", args.negative_slope
-                y = grown[:, end : end + widths[i]]
-            else:
-                layer.scale, layer.residuals = args.scale, [(x, args.input_scale), *args.residuals]
-                y = _empty((n, weight.shape[0], h, w), x)
-            _two_sources(layer, grown[:, :end], y)
-            end += weight.shape[0]
-        return with_format(y, memory_format)
+        return _DenseBlock(args)(args)
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
         n, c, h, w = input.shape
@@ -101,7 +87,7 @@ class TritonBackend(Backend):
         b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
         record("triton/residual_add")
         if y.numel():
-            with plan.device_of(x):
+            with device_of(x):
                 pointwise.add_kernel[_flat(y)](
                     x, others[0], others[-1], y, y.numel(), float(scale), float(b1), float(b2),
                     TWO=len(others) > 1, BLOCK=_BLOCK,
@@ -115,7 +101,7 @@ class TritonBackend(Backend):
         record("triton/image_to_float")
         if y.numel():
             full = 255 if image.dtype == torch.uint8 else 65535
-            with plan.device_of(x):
+            with device_of(x):
                 pointwise.image_to_float_kernel[_flat(y)](x, y, y.numel(), FULL=full, BLOCK=_BLOCK)
         return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
 
@@ -126,7 +112,7 @@ class TritonBackend(Backend):
         record("triton/float_to_image")
         if y.numel():
             full = 255 if dtype == torch.uint8 else 65535
-            with plan.device_of(x):
+            with device_of(x):
                 pointwise.float_to_image_kernel[_flat(y)](
                     x, y.view(_INTS[dtype.itemsize]), y.numel(), FULL=full, BLOCK=_BLOCK
                 )
@@ -152,23 +138,55 @@ class _Conv2d:
         return with_format(y, self.format) if self.converts else y
 
 
+class _DenseBlock:
+    """dense_block of arguments like the first. Each layer reads the block's input and what has grown so far,
+    slices of one buffer: nothing is concatenated."""
+
+    def __init__(self, a: DenseBlockArgs) -> None:
+        self.format = memory_format_of(a.input)
+        self.plans: list[ConvPlan | None] = [None] * len(a.weights)
+
+    def _layer(self, a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
+        layer = ConvArgs(x, a.weights[i], a.biases[i], padding=(a.weights[i].shape[2] // 2,) * 4)
+        if i < len(a.weights) - 1:
+            layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
+        else:
+            layer.scale, layer.residuals = a.scale, [(x, a.input_scale), *a.residuals]
+        return layer
+
+    def _run(self, i: int, layer: ConvArgs, grown: Tensor, y: Tensor) -> None:
+        """The convolution of layer.input and, behind its channels, of `grown`, into y."""
+        made = self.plans[i]
+        if made is None:
+            load = plan.load_of(layer)
+            c = plan.choose(layer, load)
+            reads_both = load == "boxes" and layer.input.shape[1] % c.bk == 0 and plan.takes_boxes(grown)
+            if grown.shape[1] and not reads_both:
+                layer.input = pixel_major(torch.cat([layer.input, grown], 1))
+                made = ConvPlan(layer, y)
+            else:
+                made = ConvPlan(layer, y, load, c, grown.shape[1])
+            self.plans[i] = made
+        elif made.second != grown.shape[1]:
+            layer.input = pixel_major(torch.cat([layer.input, grown], 1))
+        made.run(layer, y, grown if made.second else None)
+
+    def __call__(self, a: DenseBlockArgs) -> Tensor:
+        x = pixel_major(a.input)
+        n, _, h, w = x.shape
+        widths = [weight.shape[0] for weight in a.weights[:-1]]
+        grown = _empty((n, max(sum(widths), 1), h, w), x)
+        end = 0
+        for i, weight in enumerate(a.weights):
+            width = weight.shape[0]
+            y = grown[:, end : end + width] if i < len(widths) else _empty((n, width, h, w), x)
+            self._run(i, self._layer(a, i, x), grown[:, :end], y)
+            end += width
+        return with_format(y, self.format)
+
+
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
     return like.new_empty_strided(tuple(shape), dense_strides(shape, torch.channels_last))
-
-
-def _two_sources(a: ConvArgs, grown: Tensor, y: Tensor) -> None:
-    """The convolution of a.input and, behind its channels, of `grown`, into y."""
-    if not grown.shape[1]:
-        ConvPlan(a, y).run(a, y)
-        return
-    load = plan.load_of(a)
-    c = plan.choose(a, load)
-    reads_both = load == "boxes" and a.input.shape[1] % c.bk == 0
-    if reads_both and plan.takes_boxes(a.input) and plan.takes_boxes(grown):
-        ConvPlan(a, y, load, c).run(a, y, grown)
-    else:
-        a.input = torch.cat([a.input, grown], 1)
-        ConvPlan(a, y).run(a, y)
 
 
 def _flat(y: Tensor) -> tuple[int]:
@@ -188,7 +206,7 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
         xn, xc, xy, xx = x.stride()
         yn, yc, yy, _ = y.stride()
         block = min(_BLOCK, configs.power_of_two(length))
-        with plan.device_of(x):
+        with device_of(x):
             pointwise.shuffle_kernel[(-(-length // block), rows)](
                 x.view(ints), y.view(ints), length, h, xn, xc, xy, xx, yn, yc, yy,
                 C=c, R=factor, INVERSE=inverse, LAST=last, BLOCK=block,

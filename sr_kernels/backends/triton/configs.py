@@ -21,7 +21,7 @@ from typing import Any
 
 from sr_kernels import config
 
-LOADS = ("boxes", "pointers", "window")
+LOADS = ("boxes", "pointers", "window", "taps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ def power_of_two(value: int) -> int:
 def default(layer: Layer) -> Config:
     """The rule for layers that no table has."""
     bn = min(max(power_of_two(layer.co), 16), 64)
+    if layer.load == "taps":
+        return Config(16, 16, 16, min(max(power_of_two(layer.ci), 16), 64), 8, 2)
     if layer.load == "window":
         return Config(8, 16, bn, 32, 4, 2)
     bk = min(max(power_of_two(layer.ci), 16), 64 if layer.bytes == 2 else 32)

@@ -17,6 +17,7 @@ import torch
 from sr_kernels.backends import selfcheck
 from sr_kernels.backends.base import ConvArgs, dense_strides
 from sr_kernels.backends.triton import configs, plan
+from sr_kernels.backends.triton.launch import INTERPRETED
 
 _lock = threading.Lock()
 _results: dict[tuple[int, str], str] = {}  # (device, load) -> why it failed, "" where it passed
@@ -24,7 +25,7 @@ _results: dict[tuple[int, str], str] = {}  # (device, load) -> why it failed, ""
 
 def reasons(device: torch.device, load: str) -> list[str]:
     """Why kernels that read in this way may not be used on the device; checked at first use."""
-    if plan.INTERPRETED:
+    if INTERPRETED:
         return []
     key = device.index if device.index is not None else torch.cuda.current_device(), load
     found = _results.get(key)
@@ -76,7 +77,8 @@ def _proved(index: int, load: str) -> str:
 def check(device: torch.device, load: str) -> str:
     """A 3x3 layer with PReLU, scale and a residual, its picture ragged; what is wrong, or ""."""
     rng = np.random.default_rng(0)
-    ci, co, h, w = (3 if load == "window" else 40), 24, 11, 19
+    ci, co = (3 if load == "window" else 40), (3 if load == "taps" else 24)
+    h, w = 11, 19
     x, residual = rng.standard_normal((h, w, ci)), rng.standard_normal((h, w, co))
     weight, bias, slope = (
         rng.standard_normal((co, ci, 3, 3)),

@@ -39,18 +39,26 @@ LAYERS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "dense 192": (192, 64, 3, {"residuals": 2, "scale": 0.2}),
     "head 3": (3, 64, 3, {"activation": "prelu"}),
     "tail 3": (64, 3, 3, {}),
+    "tail 1": (32, 1, 3, {}),
     "tail shuffle": (64, 48, 3, {"pixel_shuffle": 4, "base_mode": "nearest"}),
     "upsampler": (64, 256, 3, {"pixel_shuffle": 2}),
     "stride 2": (64, 64, 3, {"stride": (2, 2)}),
     "pointwise": (64, 64, 1, {"activation": "silu"}),
 }
-_TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int16: "i16", torch.int32: "i32"}
+_TYPES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.int16: "i16",
+    torch.int32: "i32",
+}
 
 
 class Recorder:
     """Stands for a kernel: keeps what it is launched with."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: Any) -> None:
+        self.arg_names = function.arg_names
         self.launches: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def __getitem__(self, grid: object) -> Any:
@@ -78,7 +86,7 @@ def arguments(name: str, dtype: torch.dtype) -> ConvArgs:
 def launches(name: str, dtype: torch.dtype, chip: int, config: configs.Config | None = None) -> list[Any]:
     """(function, arguments, options) of each launch that the layer makes on this chip."""
     a = arguments(name, dtype)
-    recorder = Recorder()
+    recorder = Recorder(conv.conv2d_kernel)
     plan.chip = lambda index: f"sm_{chip}"
     plan.device_key = lambda index: ""
     plan.conv2d_kernel = recorder
@@ -91,8 +99,8 @@ def memory_launches(dtype: torch.dtype) -> list[Any]:
     """As `launches`, of the memory-bound ops."""
     found = []
     x = torch.zeros(1, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
-    shuffled = Recorder()
-    added = Recorder()
+    shuffled = Recorder(pointwise.shuffle_kernel)
+    added = Recorder(pointwise.add_kernel)
     backend.pointwise = type("", (), {"shuffle_kernel": shuffled, "add_kernel": added})
     made = backend.TritonBackend()
     made.pixel_shuffle(x, 2)
@@ -108,7 +116,8 @@ def compile_for(chip: int, function: Any, args: tuple[Any, ...], options: dict[s
     signature: dict[str, str] = {}
     attributes: dict[tuple[int, ...], Any] = {}
     values = dict(zip(function.arg_names, args, strict=False))
-    constants = {n: v for n, v in options.items() if n in function.arg_names}
+    values |= {name: value for name, value in options.items() if name in function.arg_names}
+    constants = {p.name: values[p.name] for p in function.params if p.is_constexpr}
     for index, name in enumerate(function.arg_names):
         value = values.get(name)
         if name in constants:
@@ -120,6 +129,8 @@ def compile_for(chip: int, function: Any, args: tuple[Any, ...], options: dict[s
             attributes[(index,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32" if isinstance(value, int) else "fp32"
+            if isinstance(value, int) and value % 16 == 0 and not function.params[index].do_not_specialize:
+                attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature, constants, attributes)
     wanted = {n: options[n] for n in ("num_warps", "num_stages") if n in options}
     return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=wanted)
@@ -134,7 +145,9 @@ def report(name: str, chip: int, compiled: Any) -> dict[str, Any]:
         usage = subprocess.run(
             [tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-        sass = subprocess.run([tools / "cuobjdump", "-sass", file.name], capture_output=True, text=True).stdout
+        sass = subprocess.run(
+            [tools / "cuobjdump", "-sass", file.name], capture_output=True, text=True
+        ).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
     names = ("HGMMA", "HMMA", "UTCHMMA", "UTMALDG", "LDGSTS", "STG.E.128", "LDG.E.128", "LDL", "STL", "FFMA")

@@ -6,7 +6,9 @@ A program computes TH x TW pixels by BN packed channels of one sample. How it re
 - "boxes": tensor descriptors, one box of TH x TW pixels by BK channels per tap; what lies outside the
   picture arrives as zeros, so that the loop has no masks (stride 1; 16-byte strides; NVIDIA from sm_90 on);
 - "pointers": the same boxes by masked loads, for any stride and alignment;
-- "window": taps and channels together are the inner dimension (im2col), for inputs of few channels.
+- "window": taps and channels together are the inner dimension (im2col), for inputs of few channels;
+- "taps": each input pixel is read once and multiplied by all taps, and a result gathers what its neighbours
+  have for it, for few outputs: there the products of the other ways would mostly be padding.
 """
 
 import triton
@@ -26,9 +28,13 @@ def _sums(P: tl.constexpr, BN: tl.constexpr, SWAP: tl.constexpr):
 @triton.jit
 def _product(pixels, weights, acc, SWAP: tl.constexpr, PRECISION: tl.constexpr):
     """acc + pixels (P, BK) by weights (BN, BK) transposed."""
+    if PRECISION == "widened":
+        pixels = pixels.to(tl.float32)
+        weights = weights.to(tl.float32)
+    ARITHMETIC: tl.constexpr = "tf32" if PRECISION == "tf32" else "ieee"
     if SWAP:
-        return tl.dot(weights, tl.trans(pixels), acc, input_precision=PRECISION)
-    return tl.dot(pixels, tl.trans(weights), acc, input_precision=PRECISION)
+        return tl.dot(weights, tl.trans(pixels), acc, input_precision=ARITHMETIC)
+    return tl.dot(pixels, tl.trans(weights), acc, input_precision=ARITHMETIC)
 
 
 @triton.jit
@@ -50,8 +56,8 @@ def _from_boxes(
 @triton.jit
 def _from_pointers(
     acc, x, sy, sx, w, iy, ix, h, w_in, q0, CI: tl.constexpr, CIP: tl.constexpr, COP: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
-    VX: tl.constexpr, P: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr, DY: tl.constexpr,
+    DX: tl.constexpr, VX: tl.constexpr, P: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     SWAP: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """x: pointer to the sample; (iy, ix): where the first pixel's window begins, perhaps outside."""
@@ -102,6 +108,33 @@ def _from_window(
     return acc
 
 
+@triton.jit
+def _from_taps(
+    x, sy, sx, w, iy, ix, h, w_in, CI: tl.constexpr, CIP: tl.constexpr, COP: tl.constexpr, TAPS: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr, VX: tl.constexpr,
+    P: tl.constexpr, TW: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """(P, COP): of P input pixels, those at which whole windows begin hold results. Column c*TAPS + t of the
+    products is output c's share of tap t; TAPS is KH*KW rounded up to a power of two."""
+    N: tl.constexpr = COP * TAPS
+    p = tl.arange(0, P)
+    ty = iy + p // TW
+    tx = ix + p % TW
+    inside = ((ty >= 0) & (ty < h) & (tx >= 0) & (tx < w_in))[:, None]
+    pixel = (ty.to(tl.int64) * sy + tx * sx)[:, None] * VX
+    row = tl.arange(0, N)
+    acc = tl.zeros((P, N), dtype=tl.float32)
+    for i in tl.range(CIP // BK, num_stages=STAGES):
+        c = i * BK + tl.arange(0, BK)
+        pixels = tl.load(x + pixel + c[None, :], mask=inside & (c < CI)[None, :], other=0.0)
+        weights = tl.load(w + (row * CIP)[:, None] + c[None, :])
+        acc = _product(pixels, weights, acc, False, PRECISION)
+    tap = tl.minimum(row % TAPS, KH * KW - 1)
+    shift = tap // KW * (DY * TW) + tap % KW * DX
+    source = tl.minimum(p[:, None] + shift[None, :], P - 1)
+    return tl.sum(tl.gather(acc, source, 0).reshape(P, COP, TAPS), 2)
+
+
 # What differs between pictures and layers of one kind must not make the compiler start anew.
 _RUN_TIME = [
     *("xn", "xy", "xx", "h", "w_in", "pad_top", "pad_left", "oh", "ow", "tiles_y", "tiles_x"),
@@ -119,7 +152,7 @@ def conv2d_kernel(
     xx,
     h,
     w_in,
-    w,  # (KH*KW, COP, CIP), "window": (COP, CIP); of x's type; descriptor of boxes (BN, BK) for "boxes"
+    w,  # of x's type: (KH*KW, COP, CIP), "window": (COP, CIP), "taps": (COP, TAPS, CIP); "boxes": descriptor
     pad_top,
     pad_left,
     oh,
@@ -178,6 +211,7 @@ def conv2d_kernel(
     DENSE: tl.constexpr,
     LOAD: tl.constexpr,
     PRECISION: tl.constexpr,
+    TAPS: tl.constexpr,  # "taps" alone
     TH: tl.constexpr,
     TW: tl.constexpr,
     BN: tl.constexpr,
@@ -191,13 +225,16 @@ def conv2d_kernel(
     blocks: tl.constexpr = COP // BN
     q0 = pid % blocks * BN
     tile = pid // blocks
-    ox = tile % tiles_x * TW
-    oy = tile // tiles_x % tiles_y * TH
+    # "taps" computes the results at which whole windows of its pixels begin
+    HALO_Y: tl.constexpr = (KH - 1) * DY if LOAD == "taps" else 0
+    HALO_X: tl.constexpr = (KW - 1) * DX if LOAD == "taps" else 0
+    ox = tile % tiles_x * (TW - HALO_X)
+    oy = tile // tiles_x % tiles_y * (TH - HALO_Y)
     n = tile // tiles_x // tiles_y
     iy = oy * SY - pad_top
     ix = ox * SX - pad_left
-    acc = _sums(P, BN, SWAP)
     if LOAD == "boxes":
+        acc = _sums(P, BN, SWAP)
         KB1: tl.constexpr = (CI1 + BK - 1) // BK
         acc = _from_boxes(
             acc, x, w, n, iy, ix, q0, 0, COP, KB1, KH, KW, DY, DX, P, BK, SWAP, PRECISION, STAGES
@@ -209,12 +246,21 @@ def conv2d_kernel(
             )  # fmt: skip
     else:
         sample = tile_origin(x, n, iy * 0, ix * 0, xn, xy, xx, VX)
-        if LOAD == "window":
+        if LOAD == "taps":
+            acc = _from_taps(
+                sample, xy, xx, w, iy, ix, h, w_in, CI, CIP, COP, TAPS, KH, KW, DY, DX, VX, P, TW, BK,
+                PRECISION, STAGES,
+            )  # fmt: skip
+            oh = tl.minimum(oh, oy + TH - HALO_Y)
+            ow = tl.minimum(ow, ox + TW - HALO_X)
+        elif LOAD == "window":
+            acc = _sums(P, BN, SWAP)
             acc = _from_window(
                 acc, sample, xy, xx, w, iy, ix, h, w_in, q0, CI, CIP, KH, KW, SY, SX, DY, DX, VX, P, TW, BN,
                 BK, SWAP, PRECISION, STAGES,
             )  # fmt: skip
         else:
+            acc = _sums(P, BN, SWAP)
             acc = _from_pointers(
                 acc, sample, xy, xx, w, iy, ix, h, w_in, q0, CI, CIP, COP, KH, KW, SY, SX, DY, DX, VX, P, TW,
                 BN, BK, SWAP, PRECISION, STAGES,
@@ -222,7 +268,7 @@ def conv2d_kernel(
     if SWAP:
         acc = tl.trans(acc)
     finish(
-        acc, n, oy, ox, q0, oh, ow, bias, prelu, slope, scale, res1, r1n, r1y, r1x, b1, res2, r2n, r2y, r2x, b2,
-        base, bn, by, bx, base_h, base_w, y, yn, yy, yx, CO, ACT, AFTER, RESIDUALS, S, BASE, FACTOR, STEP, PY,
-        PX, VY, VR1, VR2, VB, DENSE, P, TW, BN,
+        acc, n, oy, ox, q0, oh, ow, bias, prelu, slope, scale, res1, r1n, r1y, r1x, b1, res2, r2n, r2y, r2x,
+        b2, base, bn, by, bx, base_h, base_w, y, yn, yy, yx, CO, ACT, AFTER, RESIDUALS, S, BASE, FACTOR, STEP,
+        PY, PX, VY, VR1, VR2, VB, DENSE, P, TW, BN,
     )  # fmt: skip
