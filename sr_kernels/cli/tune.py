@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         for outcome in tune.tune(tasks, most=args.most, workers=args.workers, progress=bar.watch("tuning")):
             key = outcome.layer.key()
             if not outcome.times:
-                print(f"{key:<36} no configuration of {outcome.failed} ran")
+                print(
+                    f"{key:<36} no configuration of {len(outcome.failed)} ran; the first: {outcome.failed[0]}"
+                )
                 continue
             seconds, winner = outcome.times[0]
             usual = next((s for s, c in outcome.times if c == configs.default(outcome.layer)), None)
