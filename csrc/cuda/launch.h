@@ -3,7 +3,10 @@
 // The launchers: parameters and a stream in, an error of the runtime out. All work on the current device.
 #pragma once
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "params.h"
@@ -11,6 +14,15 @@
 #include "cuda/emulate.h"
 #else
 #include <cuda_runtime_api.h>
+#endif
+
+#ifdef SRK_SM90
+namespace srk {
+// The convolution of compute capability 9.0, see conv2d_sm90.cuh for its packed weights: why it does not take p
+// (null where it does), and its launch.
+const char* conv2d_sm90_reason(const ConvParams& p);
+cudaError_t conv2d_sm90(const ConvParams& p, cudaStream_t stream);
+}  // namespace srk
 #endif
 
 namespace srk::cuda {
@@ -50,7 +62,7 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, c
     return cudaSuccess;
 }
 template <class Args>
-cudaError_t resident_blocks(int* count, void (*)(Args), int, size_t) {
+cudaError_t resident_blocks(int* count, void (*)(Args), int, int, size_t, int) {
     *count = 1;
     return cudaSuccess;
 }
@@ -63,13 +75,22 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, c
         cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), list, bytes, stream);
     return error ? error : cudaGetLastError();
 }
-// Blocks of a kernel that a multiprocessor holds at a time; raises the kernel's limit of shared memory.
+// Blocks of a kernel that one of the device's multiprocessors holds at a time; kept, since the runtime takes
+// microseconds to tell. The kernel's limit of shared memory is raised once, to `most`.
 template <class Args>
-cudaError_t resident_blocks(int* count, void (*kernel)(Args), int threads, size_t bytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    return error ? error : cudaOccupancyMaxActiveBlocksPerMultiprocessor(count, kernel, threads, bytes);
+cudaError_t resident_blocks(int* count, void (*kernel)(Args), int device, int threads, size_t bytes,
+                            int most) {
+    static std::mutex mutex;
+    static std::map<std::tuple<int, void (*)(Args), size_t>, int> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto key = std::make_tuple(device, kernel, bytes);
+    const auto found = known.find(key);
+    if (found != known.end()) return *count = found->second, cudaSuccess;
+    cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (!error) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(count, kernel, threads, bytes);
+    if (!error) known[key] = *count;
+    return error;
 }
 #endif
 

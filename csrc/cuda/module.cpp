@@ -49,12 +49,59 @@ std::string sizes(std::initializer_list<int64_t> list) {
     return text + ")";
 }
 
+// A convolution kernel as Python sees it; `capability`: the only one that it runs on, 10 * major + minor, or 0.
+struct Kernel : srk::cuda::Conv2dKernel {
+    int capability;
+};
+
+// The portable ones first, where `kernel` is their own index; then the variants of the one for Hopper.
+const std::vector<Kernel>& kernels() {
+    static const std::vector<Kernel> list = [] {
+        std::vector<Kernel> made;
+        for (const auto& kernel : srk::cuda::conv2d_kernels()) made.push_back({kernel, 0});
+#ifdef SRK_SM90
+        made.push_back({{"conv2d_sm90/resident", 64, 64, false}, 90});
+        made.push_back({{"conv2d_sm90/streamed", 64, 64, false}, 90});
+        made.push_back({{"conv2d_sm90/stacked", 32, 64, false}, 90});
+        made.push_back({{"conv2d_sm90/stacked_wide", 32, 64, false}, 90});
+#endif
+        return made;
+    }();
+    return list;
+}
+
+bool is_hopper(const ConvParams& p) {
+    return p.kernel >= 0 && p.kernel < static_cast<int>(kernels().size()) &&
+           kernels()[p.kernel].capability == 90;
+}
+
+// Why p cannot run by its kernel; empty where it can.
+std::string refusal(const ConvParams& p) {
+    if (!is_hopper(p)) return srk::cuda::conv2d_refusal(p);
+#ifdef SRK_SM90
+    if (const char* reason = srk::conv2d_sm90_reason(p)) return reason;
+    // The copy engine takes no dimension of stride 0.
+    if ((p.n > 1 && p.x.sn == 0) || (p.h > 1 && p.x.sy == 0) || (p.w > 1 && p.x.sx == 0))
+        return "input is expanded";
+    const int variant = p.kernel - static_cast<int>(srk::cuda::conv2d_kernels().size());
+    if (variant != 2 * (p.co <= 32) + (p.ci > 64))
+        return "another variant of the kernel is for these channels";
+#endif
+    return "";
+}
+
+cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
+#ifdef SRK_SM90
+    if (is_hopper(p)) return srk::conv2d_sm90(p, stream);
+#endif
+    return srk::cuda::conv2d(p, stream);
+}
+
 std::string described(const ConvParams& p) {
-    const auto& kernels = srk::cuda::conv2d_kernels();
-    const bool known = p.kernel >= 0 && p.kernel < static_cast<int>(kernels.size());
+    const bool known = p.kernel >= 0 && p.kernel < static_cast<int>(kernels().size());
     return "conv2d of input " + sizes({p.n, p.ci, p.h, p.w}) + ", weight " + sizes({p.co, p.ci, p.kh, p.kw}) +
            ", output " + sizes({p.n, p.co, p.oh, p.ow}) + ", stride " + sizes({p.stride_y, p.stride_x}) +
-           ", kernel " + (known ? kernels[p.kernel].name : std::to_string(p.kernel));
+           ", kernel " + (known ? kernels()[p.kernel].name : std::to_string(p.kernel));
 }
 
 using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, bias, prelu
@@ -82,9 +129,10 @@ void conv2d_steps(int device, uintptr_t stream, const std::vector<const ConvPara
     py::gil_scoped_release released;
     const DeviceGuard guard(device);
     for (const ConvParams& p : run) {
-        const std::string reason = srk::cuda::conv2d_refusal(p);
+        const std::string reason = refusal(p);
         if (!reason.empty()) throw std::runtime_error(described(p) + ": " + reason);
-        check(srk::cuda::conv2d(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)), described(p));
+        if (const cudaError_t error = launch(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)))
+            check(error, described(p));
     }
 }
 
@@ -142,11 +190,16 @@ PYBIND11_MODULE(SRK_MODULE, m) {
         "conv2d_kernels",
         [] {
             py::list list;
-            for (const auto& kernel : srk::cuda::conv2d_kernels())
-                list.append(py::make_tuple(kernel.name, kernel.channels, kernel.depth, kernel.full));
+            for (const auto& kernel : kernels())
+                list.append(py::make_tuple(kernel.name, kernel.channels, kernel.depth, kernel.full,
+                                           kernel.capability));
             return list;
         },
-        "[(name, output channels of a block, input channels of a step, takes every epilogue), ...]");
+        "[(name, output channels of a block, input channels of a step, takes every epilogue, the only "
+        "compute "
+        "capability that it runs on or 0), ...]");
+    m.def("conv2d_refusal", &refusal, py::arg("params"),
+          "Why the kernel does not take the parameters on the current device; empty where it does.");
     m.def("conv2d_gathers", &srk::cuda::conv2d_gathers, py::arg("params"));
     m.def("conv2d_steps", &conv2d_steps, py::arg("device"), py::arg("stream"), py::arg("steps"),
           py::arg("addresses"));
