@@ -1,6 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Checks and times the Hopper convolution without PyTorch, against a plain kernel that sums in double precision.
+// Checks and times the Hopper convolution without PyTorch, against a plain kernel that sums in double
+// precision.
 //   nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc csrc/cuda/bench_sm90.cu -o bench
 //   ./bench check | time [resident | streamed | stacked | tail], or once | chain | dissect | a variant's name
 // With -DSRK_PROFILE, times are followed by where the clocks of a thread block go.
@@ -408,8 +409,8 @@ const Case kTimes[] = {
     {"64->64 256x256", 1, 256, 256, 64, 64, 1, kRelu, 0, 0},
 };
 
-// A kernel of choice: `ahead` and `residuals_ahead` allow fetching into the second-level cache; without `stores` the
-// epilogue neither loads nor stores.
+// A kernel of choice: `ahead` and `residuals_ahead` allow fetching into the second-level cache; without
+// `stores` the epilogue neither loads nor stores.
 template <sm90::Weights kWeights, sm90::Tiling kTiling, sm90::Turns kTurns, int kStack>
 Launch variant(bool ahead = true, bool residuals_ahead = true, bool stores = true, bool overlap = true) {
     using C = sm90::Config<kWeights, kTiling, kTurns, sm90::kVector, kStack>;
@@ -427,7 +428,8 @@ Launch variant(bool ahead = true, bool residuals_ahead = true, bool stores = tru
     };
 }
 
-// What limits 64->64: the same number of tiles from pictures that overlap and so stay in the cache, and without stores.
+// What limits 64->64: the same number of tiles from pictures that overlap and so stay in the cache, and
+// without stores.
 void dissect() {
     using namespace sm90;
     for (int residuals : {0, 1}) {

@@ -144,7 +144,8 @@ cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
 }  // namespace
 }  // namespace sm90
 
-// Why the Hopper kernel doesn't take a convolution; null if it does. Holds for any device of compute capability 9.0.
+// Why the Hopper kernel doesn't take a convolution; null if it does. Holds for any device of compute
+// capability 9.0.
 const char* conv2d_sm90_reason(const ConvParams& p) {
     using namespace sm90;
     if (p.dtype == kFloat32) return "dtype is not float16 or bfloat16";

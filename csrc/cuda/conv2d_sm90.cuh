@@ -1,14 +1,16 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// 3x3 convolution on Hopper's tensor cores with the whole epilogue, 16-bit channels_last tensors, float32 sums.
+// 3x3 convolution on Hopper's tensor cores with the whole epilogue, 16-bit channels_last tensors, float32
+// sums.
 //
-// Weights are the matrix product's 64 rows and stay in shared memory; pixels are its columns. A tile is fetched with its
-// halo by the copy engine, 64 channels at a time, once, zeros outside the picture. A warpgroup computes 8 pixels times
-// the tile's height: eight adjacent pixels are one group of rows of the operand, the next group is the next picture
-// row, and a tap is a shifted view of the same tile.
+// Weights are the matrix product's 64 rows and stay in shared memory; pixels are its columns. A tile is
+// fetched with its halo by the copy engine, 64 channels at a time, once, zeros outside the picture. A
+// warpgroup computes 8 pixels times the tile's height: eight adjacent pixels are one group of rows of the
+// operand, the next group is the next picture row, and a tap is a shifted view of the same tile.
 //
-// Up to 32 output channels are stacked: rows 0..31 compute the even picture rows, rows 32..63 the odd ones. A view then
-// steps by two picture rows, and each of its four vertical shifts u meets tap u above and tap u - 1 below.
+// Up to 32 output channels are stacked: rows 0..31 compute the even picture rows, rows 32..63 the odd ones. A
+// view then steps by two picture rows, and each of its four vertical shifts u meets tap u above and tap u - 1
+// below.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -33,7 +35,8 @@ enum Weights { kResident, kStreamed };
 // Both warpgroups compute one tile, each half of its columns, or each its own.
 enum Tiling { kHalves, kOwn };
 
-// Whether the warpgroups take turns at the tensor cores, so that one finishes its tile while the other multiplies.
+// Whether the warpgroups take turns at the tensor cores, so that one finishes its tile while the other
+// multiplies.
 enum Turns { kFree, kInTurn };
 
 // How a thread's four packed channels lie in every tensor of the epilogue: eight aligned bytes, or anywhere.
@@ -56,7 +59,8 @@ struct Config {
     static constexpr int kRows = kTileY / stack;  // groups of eight pixels: a warpgroup's columns
     static constexpr int kSums = 4 * kRows;       // of a thread
     static constexpr uint32_t kTapBytes = kBlock * kPixelBytes;
-    // A slot is three taps: of one picture row, or, stacked, of one column, from the last tap up, behind a tap of zeros.
+    // A slot is three taps: of one picture row, or, stacked, of one column, from the last tap up, behind a
+    // tap of zeros.
     static constexpr uint32_t kSlotBytes = 3 * kTapBytes;
     static constexpr uint32_t kSlotPitch = (stack == 1 ? 3 : 4) * kTapBytes;
     static constexpr uint32_t kSlotOffset = (stack == 1 ? 0 : 1) * kTapBytes;
@@ -66,13 +70,14 @@ struct Config {
     static_assert(stack == 1 || weights == kResident);
 };
 
-// Row of an operand that computes output channel `row_channel(row)` of its block. Rows 2t, 2t+1, 8+2t and 9+2t of
-// sixteen are four adjacent channels: what a thread holds after two transposes.
+// Row of an operand that computes output channel `row_channel(row)` of its block. Rows 2t, 2t+1, 8+2t and
+// 9+2t of sixteen are four adjacent channels: what a thread holds after two transposes.
 __host__ __device__ constexpr int row_channel(int row) {
     return (row & ~15) + 4 * ((row & 7) >> 1) + (row & 1) + ((row & 8) >> 2);
 }
 
-// Packed weights: blocks of outputs, chunks of 64 inputs, then this index of tap (dy, dx), row, input channel.
+// Packed weights: blocks of outputs, chunks of 64 inputs, then this index of tap (dy, dx), row, input
+// channel.
 __host__ __device__ constexpr int weight_index(int stack, int dy, int dx, int row, int c) {
     const int tap = stack == 1 ? 3 * dy + dx : 3 * dx + 2 - dy;
     return (tap * (kChannels / stack) + row) * kChannels + ((c >> 3 ^ (row & 7)) << 3 | (c & 7));
@@ -103,7 +108,8 @@ __device__ inline Corner corner(const Plan& plan, int tile) {
 }
 
 #ifdef SRK_PROFILE
-// Clocks that the first warp of each warpgroup spent, by block: for its turn, for tiles, for products, in the epilogue.
+// Clocks that the first warp of each warpgroup spent, by block: for its turn, for tiles, for products, in the
+// epilogue.
 enum Spent { kTurn, kTile, kProduct, kEpilogue, kNanoseconds, kSpents };
 __device__ unsigned long long profile[256][2][kSpents];
 
@@ -219,8 +225,8 @@ __device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step
     return r;
 }
 
-// Walks down a tensor's rows, in a form that the compiler doesn't turn into one address a row: those would fill the
-// registers.
+// Walks down a tensor's rows, in a form that the compiler doesn't turn into one address a row: those would
+// fill the registers.
 template <typename T>
 struct Walk {
     size_t address, pitch;  // in the global window
@@ -236,7 +242,8 @@ struct Walk {
     }
 };
 
-// acc += weight * tensor. Values come as (pixel, channel) and are transposed to the accumulators' (channel, pixel).
+// acc += weight * tensor. Values come as (pixel, channel) and are transposed to the accumulators' (channel,
+// pixel).
 template <typename T, Access kAccess, int kSums>
 __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, float weight) {
     constexpr int kBatch = 16;  // loads in flight
@@ -258,8 +265,9 @@ __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, fl
     }
 }
 
-// acc += base of one position a conv pixel, `colours` <= 4 channels. Lane pixel * colours + c loads channel c of the
-// warp's eight pixels, two rows in one word; the accumulators of each pixel and channel fetch it from there.
+// acc += base of one position a conv pixel, `colours` <= 4 channels. Lane pixel * colours + c loads channel c
+// of the warp's eight pixels, two rows in one word; the accumulators of each pixel and channel fetch it from
+// there.
 template <typename T, int kSums>
 __device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, const Place& at, int top,
                                    int bottom) {
@@ -368,9 +376,9 @@ struct Ring {
     }
 };
 
-// Adds a chunk of kSteps times sixteen input channels, the `step`-th chunk since the start; `pixels`: the warpgroup's
-// first pixel in its tile, `before`: the stage of the tile's previous chunk. Tells the producer what has been read,
-// except for what the last slot reads.
+// Adds a chunk of kSteps times sixteen input channels, the `step`-th chunk since the start; `pixels`: the
+// warpgroup's first pixel in its tile, `before`: the stage of the tile's previous chunk. Tells the producer
+// what has been read, except for what the last slot reads.
 template <typename T, class C, int kSteps>
 __device__ inline void multiply(float (&acc)[C::kSums], uint32_t weights, uint32_t pixels, int chunk,
                                 int step, int before, int lane, Barriers barriers) {

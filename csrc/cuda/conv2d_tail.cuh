@@ -1,10 +1,12 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// 3x3 convolution to at most four channels, the last layer of a network; 16-bit channels_last tensors, float32 sums.
+// 3x3 convolution to at most four channels, the last layer of a network; 16-bit channels_last tensors,
+// float32 sums.
 //
-// Nine taps of so few outputs are one matrix product: pixels are its rows, (tap, output) its columns, and its depth is
-// the input channels alone. Each thread loads its part of a pixel from memory straight into the operands, so a pixel
-// is read once a tile; the products go to shared memory, from where each conv pixel adds up its nine.
+// Nine taps of so few outputs are one matrix product: pixels are its rows, (tap, output) its columns, and its
+// depth is the input channels alone. Each thread loads its part of a pixel from memory straight into the
+// operands, so a pixel is read once a tile; the products go to shared memory, from where each conv pixel adds
+// up its nine.
 #pragma once
 #include "cuda/epilogue.cuh"
 #include "cuda/index.h"
@@ -79,8 +81,9 @@ class Tail {
     }
 
   private:
-    // Depth k of the product may be any order of the channels, the same for pixels and weights: a thread's four of step
-    // 2j + h are channels 32j + 8t + 4h on, t = lane % 4, so that it loads sixteen bytes of a pixel at a time.
+    // Depth k of the product may be any order of the channels, the same for pixels and weights: a thread's
+    // four of step 2j + h are channels 32j + 8t + 4h on, t = lane % 4, so that it loads sixteen bytes of a
+    // pixel at a time.
     __device__ __forceinline__ void load_weights() {
         const T* packed = reinterpret_cast<const T*>(a_.p.weight);
         SRK_UNROLL

@@ -1,7 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Settles on a Hopper GPU what conv2d_sm90 relies on: matrix descriptors that start inside a swizzle pattern, planes
-// without a swizzle, tensor copies with a halo, and how fast matrix products run from such operands.
+// Settles on a Hopper GPU what conv2d_sm90 relies on: matrix descriptors that start inside a swizzle pattern,
+// planes without a swizzle, tensor copies with a halo, and how fast matrix products run from such operands.
 //   nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc csrc/cuda/probe_descriptors.cu -o probe
 //   ./probe swizzled | planes | copy | rate
 #include <cmath>
