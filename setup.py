@@ -57,7 +57,7 @@ NVCC_FLAGS = [
 ]
 CUDA_UNITS = (
     *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
-    *("pointwise.cu", "module.cpp"),
+    *("conv2d_tail.cu", "pointwise.cu", "module.cpp"),
 )
 CUDA_UNITS_90A = ("conv2d_sm90.cu",)  # compiled for that one alone, and left out where it is not wanted
 CUDA_ARCHS = ["80", "86", "89", "90a", "120"]

@@ -16,14 +16,11 @@
 #include <cuda_runtime_api.h>
 #endif
 
-#ifdef SRK_SM90
 namespace srk {
-// The convolution of compute capability 9.0, see conv2d_sm90.cuh for its packed weights: why it does not take p
-// (null where it does), and its launch.
+// The one of compute capability 9.0, where it is compiled (SRK_SM90); conv2d_sm90.cuh describes its weights.
 const char* conv2d_sm90_reason(const ConvParams& p);
 cudaError_t conv2d_sm90(const ConvParams& p, cudaStream_t stream);
 }  // namespace srk
-#endif
 
 namespace srk::cuda {
 
@@ -47,6 +44,11 @@ bool conv2d_is_plain(const ConvParams& p);
 // Why p cannot run on the current device; empty where it can.
 std::string conv2d_refusal(const ConvParams& p);
 cudaError_t conv2d(const ConvParams& p, cudaStream_t stream);
+
+// The one for at most four outputs: why it does not take p (null where it does), and its launch. Weights as those
+// of a portable kernel {4 channels, depth 32} that does not gather.
+const char* conv2d_tail_reason(const ConvParams& p);
+cudaError_t conv2d_tail(const ConvParams& p, cudaStream_t stream);
 
 cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream);
 cudaError_t add(const AddParams& p, cudaStream_t stream);

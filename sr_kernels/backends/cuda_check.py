@@ -31,7 +31,7 @@ def reasons(device: torch.device, plain: bool | None = None) -> list[str]:
     found = results(device)
     if plain is None:
         return [found[_MEMORY]] if found[_MEMORY] else []
-    able = [k.name for k in cuda_plan.kernels() if not k.capability and (plain or k.full)]
+    able = [k.name for k in cuda_plan.kernels() if not k.special and (plain or k.full)]
     return [] if any(not found[name] for name in able) else [found[able[0]]]
 
 
@@ -109,7 +109,10 @@ def check_kernel(device: torch.device, name: str) -> str:
     """What is wrong with a kernel, "" where nothing is: ragged layers by it, of both types."""
     kernel = next(k for k in cuda_plan.kernels() if k.name == name)
     others = [k.name for k in cuda_plan.kernels() if k.name != name]
-    layers = list(_hopper_layers(kernel, device) if kernel.capability else _portable_layers(kernel))
+    if kernel.capability:
+        layers = list(_hopper_layers(kernel, device))
+    else:
+        layers = list(_special_layers(kernel) if kernel.special else _portable_layers(kernel))
     for dtype in (torch.float16, torch.bfloat16):
         for layer in layers:
             if wrong := _check_layer(device, layer, dtype, others):
@@ -133,6 +136,11 @@ def _portable_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
     for ci in (kernel.depth + 8, 3):
         co = kernel.channels + 8
         yield _Layer(ci, co // 4 * 4, "bilinear") if kernel.full else _Layer(ci, co)
+
+
+def _special_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
+    """conv2d_tail: each number of outputs and of chunks of inputs."""
+    yield from (_Layer(24, 1), _Layer(64, 3), _Layer(104, 4, "bilinear"))
 
 
 def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_Layer]:

@@ -46,6 +46,7 @@ class Kernel:
     channels: int
     depth: int
     full: bool
+    special: bool  # made for some layers alone, and the best for them
     capability: int  # the only one that it runs on, 10 * major + minor; 0: any
 
 
@@ -79,7 +80,7 @@ def choose(able: Sequence[Kernel], co: int, inputs: int, plain: bool) -> Kernel:
         blocks, steps = math.ceil(co / k.channels), math.ceil(inputs / k.depth)
         return blocks * (k.channels + 16) * steps * (k.depth + 8), -k.channels, k.full
 
-    return min((k for k in able if not k.capability and (plain or k.full)), key=cost)
+    return min((k for k in able if not k.special and (plain or k.full)), key=cost)
 
 
 def stream_of(x: Tensor) -> int:
@@ -181,7 +182,7 @@ class ConvPlan:
         parts = phases(kh, kw, a.upsample, top, left)
         self.steps = [_step(a, y, phase) for phase in parts]
         able = [k for k in kernels_on(a.input.device) if k.name not in left_out]
-        made_for = next((k for k in able if k.capability and not self._refusals(k)), None)
+        made_for = next((k for k in able if k.special and not self._refusals(k)), None)
         self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
         inputs = ci * parts[0].kh * parts[0].kw if self.gathers[0] else ci
         self.kernel = made_for or choose(able, co, inputs, is_plain(a))

@@ -31,11 +31,9 @@ def hopper(extension, monkeypatch) -> Iterator[cuda.CudaBackend]:
 
 @pytest.fixture
 def backend(hopper, monkeypatch) -> cuda.CudaBackend:
-    """The same on another device."""
+    """The same with the portable kernels alone."""
     every = cuda_plan.kernels_on
-    monkeypatch.setattr(
-        cuda_plan, "kernels_on", lambda device: [k for k in every(device) if not k.capability]
-    )
+    monkeypatch.setattr(cuda_plan, "kernels_on", lambda device: [k for k in every(device) if not k.special])
     return hopper
 
 

@@ -1,6 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Hopper kernel's plans and packed weights, read by what stands for it (conv2d_sm90_plain.cpp)."""
+"""The kernels made for some layers alone. What stands for Hopper's (conv2d_sm90_plain.cpp) reads its packed
+weights; that for few outputs runs itself."""
 
 from dataclasses import replace
 
@@ -37,6 +38,21 @@ LAYERS = [
 @pytest.mark.parametrize(("variant", "sample"), LAYERS, ids=lambda v: v if isinstance(v, str) else v.name)
 def test_layers(hopper, variant, sample, dtype):
     assert check(hopper, sample, dtype) == [f"cuda/conv2d_sm90/{variant}"]
+
+
+TAILS = [
+    layer(64, 3, 33, 49, base="same"),
+    layer(32, 1, activation="relu"),
+    layer(8, 4, 7, 9, shuffle=2, base="bilinear", factor=2),
+    layer(128, 3, 18, 33, padding=0, residuals=(0.5,), scale=2.0),
+    layer(40, 2, 19, 5, padding=2, activation="prelu", slopes=2),
+]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("sample", TAILS, ids=lambda s: s.name)
+def test_few_outputs(hopper, sample, dtype):
+    assert check(hopper, sample, dtype) == ["cuda/conv2d_tail"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +115,7 @@ def test_dense_block(hopper):
 
 
 def test_the_self_check_passes_and_a_variant_that_fails_is_left_out(hopper, monkeypatch):
+    assert cuda_check.check_kernel(CPU, "conv2d_tail") == ""
     variants = [k.name for k in cuda_plan.kernels() if k.capability]
     assert [f"conv2d_sm90/{v}" for v in dict.fromkeys(v for v, _ in LAYERS)] == variants
     for name in variants:
