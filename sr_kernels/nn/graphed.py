@@ -38,7 +38,8 @@ class Graphed(nn.Module):
     it, later ones replay. Graphs are kept per shape, strides, dtype and device of the inputs, precision and
     backend, at most `most_graphs` of them and `most_bytes` of memory in all, least recently used out first;
     inputs of more than `most_pixels` pixels (N*H*W), inputs not on a GPU, calls that need gradients,
-    autocast, and modules in training mode run as they are. Weights that have changed are noticed.
+    autocast, and modules in training mode run as they are. Weights that were written to or moved are noticed;
+    after a parameter was replaced by another object, or a module by another, call `reset`.
 
     The module must return one tensor that depends on its tensor inputs, parameters and buffers alone, and its
     forward must not wait for the device. The result is new memory at every call.
@@ -61,20 +62,22 @@ class Graphed(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.module = module
         self.most_graphs, self.most_pixels, self.most_bytes = most_graphs, most_pixels, most_bytes
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forgets all graphs; later calls capture anew."""
+        self._tensors: list[Tensor] | None = None
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_graphs", "_seen", "_lock")
+        kept = ("_graphs", "_seen", "_lock", "_tensors")
         return {name: value for name, value in self.__dict__.items() if name not in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._reset()
+        self.reset()
 
     def extra_repr(self) -> str:
         return f"graphs={len(self._graphs)} of {self.most_graphs}"
@@ -122,9 +125,10 @@ class Graphed(nn.Module):
         )
 
     def _weights(self) -> Hashable:
-        """Differs where a parameter or buffer was replaced or written to."""
-        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
-        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        """Differs where a parameter or buffer was moved or written to."""
+        if self._tensors is None:  # to walk through the modules takes longer than a small forward
+            self._tensors = [*self.module.parameters(), *self.module.buffers()]
+        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._tensors)
 
     def _capture(self, inputs: tuple[Tensor, ...], weights: Hashable) -> _Graph:
         static = tuple(torch.empty_like(x) for x in inputs)
