@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +21,14 @@ from sr_kernels.backends.base import (
     with_format,
 )
 from sr_kernels.backends.registry import record
-from sr_kernels.backends.triton import configs, plan, selfcheck
+from sr_kernels.backends.triton import plan, selfcheck
+from sr_kernels.backends.triton.configs import power_of_two
 from sr_kernels.backends.triton.kernels import pointwise
 from sr_kernels.backends.triton.launch import INTERPRETED, device_of
 from sr_kernels.backends.triton.plan import ConvPlan, pixel_major
 
 _BLOCK = 1024
+_PIXELS = 4096  # elements of a shuffle's program
 _INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LARGEST_TILE = 64  # rows and columns, at most, of any configuration; times a stride of 2 and a window
 
@@ -202,11 +205,25 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
     n, c, h, w = shape
     last = memory_format == torch.channels_last
     length, rows = (w * c, n * h) if last else (w, n * c * h)
-    if y.numel():
+    coarse, fine = (y, x) if inverse else (x, y)
+    channels = fine.shape[1]
+    whole = channels * factor * factor
+    if y.numel() and last and channels == power_of_two(channels) and factor == power_of_two(factor):
+        ints = _INTS[x.dtype.itemsize]
+        _, _, ch, cw = coarse.shape
+        pitches = coarse.stride(0), coarse.stride(2), fine.stride(0), fine.stride(2)
+        v = math.gcd(16 // x.element_size(), *pitches)
+        block = max(_PIXELS // whole, 1)
+        with device_of(x):
+            pointwise.shuffle_pixels_kernel[(-(-cw // block), n * ch)](
+                coarse.view(ints), fine.view(ints), cw, ch, *(p // v for p in pitches),
+                V=v, C=channels, R=factor, INVERSE=inverse, BX=block,
+            )  # fmt: skip
+    elif y.numel():
         ints = _INTS[x.dtype.itemsize]
         xn, xc, xy, xx = x.stride()
         yn, yc, yy, _ = y.stride()
-        block = min(_BLOCK, configs.power_of_two(length))
+        block = min(_BLOCK, power_of_two(length))
         with device_of(x):
             pointwise.shuffle_kernel[(-(-length // block), rows)](
                 x.view(ints), y.view(ints), length, h, xn, xc, xy, xx, yn, yc, yy,
