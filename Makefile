@@ -76,7 +76,7 @@ sanitize: setup
 
 # The targets of a GPU machine install nothing: they run this tree with the packages that the interpreter has.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-GPU_WORKERS ?= 8# of pytest, where pytest-xdist is there
+GPU_WORKERS ?= 12# of pytest, where pytest-xdist is there
 GPU_SECONDS ?= 240# after which gpu-check ends, with what it has found
 gpu-check gpu-sanitize gpu-bench: export PYTHONUNBUFFERED := 1
 

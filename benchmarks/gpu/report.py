@@ -97,12 +97,24 @@ def text(run: GpuRun) -> str:
 
 def provenance(run: GpuRun) -> str:
     """Where and how the figures came about."""
-    e, s = run.environment, run.settings
+    e, dtype = run.environment, run.settings["dtype"]
+    chip = ", ".join(
+        f"{title}{e[name]}"
+        for name, title in (
+            ("gpu", ""),
+            ("multiprocessors", "multiprocessors: "),
+            ("L2", "L2: "),
+            ("driver", "driver "),
+            ("cuda", "CUDA "),
+            ("cudnn", "cuDNN "),
+            ("torch", "PyTorch "),
+            ("triton", "Triton "),
+        )
+        if name in e
+    )
     return (
-        f"{e['gpu']}, {e.get('multiprocessors', '?')} multiprocessors, {e.get('L2', '?')} of L2, driver "
-        f"{e.get('driver', '?')}, CUDA {e.get('cuda', '?')}, cuDNN {e.get('cudnn', '?')}, "
-        f"PyTorch {e['torch']}, Triton {e['triton']}; {s['dtype']}. Measured here: a copy moves "
-        f"{run.ceilings.copy:.0f} GB/s, a matrix product of {s['dtype']} runs at {run.ceilings.matmul:.0f} TFLOP/s."
+        f"{chip}; {dtype}. Measured here: a copy moves {run.ceilings.copy:.0f} GB/s, a matrix product runs "
+        f"at {run.ceilings.matmul:.0f} TFLOP/s."
     )
 
 
