@@ -1,13 +1,16 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the native extension sr_kernels._C; needs a C++17 compiler and pybind11, and nothing of torch.
+"""Builds the native extensions, sr_kernels._C and, with nvcc, sr_kernels._cuda; needs a C++17 compiler and
+pybind11, and nothing of torch.
 
-SR_KERNELS_BUILD_NATIVE: "auto" (default) builds it where the tools are found, and a pure Python package
-otherwise; "1" makes missing tools an error; "0" never builds it. See docs/building.md.
+SR_KERNELS_BUILD_NATIVE: "auto" (default) builds them where the tools are found, and a pure Python package
+otherwise; "1" makes missing tools an error; "0" never builds them. SR_KERNELS_CUDA_ARCHS: what nvcc compiles
+for. See docs/building.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,6 +51,17 @@ if IS_X86:
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 
+NVCC_FLAGS = [
+    *("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
+    *("-Xcompiler=-Wno-unknown-pragmas,-Wno-unused-parameter", "-cudart=static"),
+]
+CUDA_UNITS = (
+    *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
+    *("pointwise.cu", "module.cpp"),
+)
+CUDA_ARCHS = ["80", "86", "89", "90a", "120"]
+PROCESS_MEMORY = 3 << 29  # bytes that one of nvcc's compilers may take
+
 PROBE = """
 #include <Python.h>
 #include <string>
@@ -67,7 +82,7 @@ def sources() -> list[Path]:
 
 
 def headers() -> list[Path]:
-    return sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".inl"))
+    return sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".inl", ".cuh"))
 
 
 def flags_of(source: Path) -> list[str]:
@@ -146,10 +161,79 @@ def say(message: str) -> None:
     print(f"sr_kernels: {message}", file=sys.stderr, flush=True)
 
 
+def is_in_place() -> bool:
+    return bool({"editable_wheel", "--inplace"} & set(sys.argv))
+
+
+def find_nvcc() -> str | None:
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    folders = [str(Path(home) / "bin") for home in homes if home]
+    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
+    return shutil.which("nvcc", path=path)
+
+
+def present_archs() -> list[str]:
+    """Those of the GPUs in this machine."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    archs = {"".join(pair) for pair in re.findall(r"^(\d+)\.(\d)$", found, re.MULTILINE)}
+    return sorted("90a" if arch == "90" else arch for arch in archs)
+
+
+def cuda_archs() -> tuple[list[str], str]:
+    """(architectures to compile for, why none); nothing is chosen without a word."""
+    text = os.environ.get("SR_KERNELS_CUDA_ARCHS")
+    explicit = text is not None and text.strip() != "native"
+    if explicit:
+        archs = re.split(r"[\s,;]+", text.strip()) if text.strip() not in ("", "none") else []
+        if not archs:
+            return [], f"SR_KERNELS_CUDA_ARCHS={text}"
+    else:
+        archs = present_archs() if text or is_in_place() else CUDA_ARCHS
+        if not archs:
+            return [], "no GPU in this machine to compile for; SR_KERNELS_CUDA_ARCHS names others"
+    nvcc = find_nvcc()
+    if nvcc is None:
+        if explicit:
+            raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}, but nvcc is neither in CUDA_HOME nor on PATH")
+        return [], "nvcc is neither in CUDA_HOME nor on PATH"
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    able = [arch for arch in archs if f"compute_{arch.rstrip('af')}\n" in listed]
+    if unable := [arch for arch in archs if arch not in able]:
+        if explicit:
+            raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}: {nvcc} cannot compile for {', '.join(unable)}")
+        say(f"{nvcc} cannot compile for {', '.join(unable)}: a newer CUDA toolkit can")
+    return able, "" if able else f"{nvcc} compiles for none of {', '.join(archs)}"
+
+
+def code_of(archs: list[str]) -> list[str]:
+    """Machine code for each, and PTX of the first, which drivers compile for chips that are not listed."""
+    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    portable = [arch for arch in archs if arch.isdecimal()][:1]
+    return [*codes, *(f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in portable)]
+
+
+def processes() -> int:
+    """Compilers that may run side by side."""
+    free = PROCESS_MEMORY
+    with contextlib.suppress(OSError, TypeError):
+        free = int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
+    return max(1, min(os.cpu_count() or 1, free // PROCESS_MEMORY))
+
+
 class BuildNative(build_ext):
     """Each unit with its own flags, several at once; an object is kept while its inputs are the same."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name.endswith("._cuda"):
+            self.build_cuda(ext)
+        else:
+            self.build_cpu(ext)
+
+    def build_cpu(self, ext: Extension) -> None:
         import pybind11
 
         units = [Path(source) for source in ext.sources]
@@ -160,48 +244,108 @@ class BuildNative(build_ext):
         build_id = digest({*units, *headers()}, *tools, *every_flag)[:16]
         include = [str(CSRC), pybind11.get_include()]
 
-        def compile_unit(unit: Path) -> str:
+        def compile_unit(unit: Path) -> Path:
             flags = flags_of(unit)
             if unit.name == "module.cpp":
                 flags.append(f'-DSRK_BUILD_ID="{build_id}"')
-            kept = OBJECTS / digest(included(unit), *tools, *flags)[:24]
-            if not kept.exists():
-                OBJECTS.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=OBJECTS) as folder:
-                    [made] = self.compiler.compile(
-                        [str(unit)], output_dir=folder, include_dirs=include, extra_postargs=flags
-                    )
-                    (Path(folder) / "kept").mkdir()
-                    os.replace(made, Path(folder) / "kept" / f"{unit.stem}.o")
-                    if not kept.exists():
-                        os.replace(Path(folder) / "kept", kept)
-            return str(kept / f"{unit.stem}.o")
+
+            def compiled(folder: str) -> str:
+                [made] = self.compiler.compile(
+                    [str(unit)], output_dir=folder, include_dirs=include, extra_postargs=flags
+                )
+                return made
+
+            return kept_object(unit, digest(included(unit), *tools, *flags)[:24], compiled)
 
         with ThreadPoolExecutor(self.parallel or os.cpu_count() or 1) as pool:
-            objects = list(pool.map(compile_unit, units))
-        nvcc = shutil.which("nvcc")
-        say(f"nvcc: {nvcc or 'not found'}; CUDA sources: none in this release")
+            objects = [str(made) for made in pool.map(compile_unit, units)]
         self.compiler.force = True  # an older object may be the right one again: times say nothing here
         self.compiler.link_shared_object(
             objects, self.get_ext_fullpath(ext.name), libraries=["dl"], target_lang="c++"
         )
         say(f"built {ext.name}, {len(units)} units, build {build_id}")
 
+    def build_cuda(self, ext: Extension) -> None:
+        import pybind11
+
+        units = [Path(source) for source in ext.sources]
+        archs = cuda_archs()[0]
+        nvcc = [find_nvcc(), *(["-ccbin", os.environ["CXX"]] if os.environ.get("CXX") else [])]
+        version = subprocess.run([nvcc[0], "--version"], capture_output=True, text=True, check=True).stdout
+        tools = [*nvcc[1:], version, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
+        include = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
+        flags = [*NVCC_FLAGS, *code_of(archs)]
+        build_id = digest({*units, *(p for unit in units for p in included(unit))}, *tools, *flags)[:16]
+        jobs = self.parallel or processes()
+        workers = min(jobs, len(units))
+        threads = max(1, min(len(archs), 2 * jobs // len(units)))
+        say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {workers} units at a time")
+
+        def compile_unit(unit: Path) -> Path:
+            own = list(flags)
+            if unit.name == "module.cpp":
+                names = {"MODULE": "_cuda", "BUILD_ID": f'"{build_id}"', "CUDA_ARCHS": f'"{" ".join(archs)}"'}
+                own += [f"-DSRK_{name}={value}" for name, value in names.items()]
+
+            def compiled(folder: str) -> str:
+                made = Path(folder) / f"{unit.stem}.o"
+                command = [*nvcc, *own, f"--threads={threads}", *include, "-c", str(unit), "-o", str(made)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise CompileError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+                return str(made)
+
+            return kept_object(unit, digest(included(unit), *tools, *own)[:24], compiled)
+
+        with ThreadPoolExecutor(workers) as pool:
+            objects = [str(made) for made in pool.map(compile_unit, units)]
+        target = self.get_ext_fullpath(ext.name)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        # The runtime is linked in and not shown to others: torch may bring one of another version.
+        command = [*nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL", *objects, "-o", target]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise CompileError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+        say(f"built {ext.name} for {' '.join(archs)}, {len(units)} units, build {build_id}")
+
+
+def kept_object(unit: Path, name: str, compiled: Callable[[str], str]) -> Path:
+    """The object of a unit whose inputs have this name; compiled(folder) makes it where there is none."""
+    kept = OBJECTS / name
+    if not kept.exists():
+        OBJECTS.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=OBJECTS) as folder:
+            made = compiled(folder)
+            (Path(folder) / "kept").mkdir()
+            os.replace(made, Path(folder) / "kept" / f"{unit.stem}.o")
+            if not kept.exists():
+                os.replace(Path(folder) / "kept", kept)
+    return kept / f"{unit.stem}.o"
+
+
+def remove_stale(name: str) -> None:
+    """What an earlier build in place left would still be used."""
+    if is_in_place():
+        for stale in Path("sr_kernels").glob(f"{name}.*.so"):
+            stale.unlink()
+
 
 def extensions() -> list[Extension]:
     if not native_wanted():
-        if {"editable_wheel", "--inplace"} & set(sys.argv):  # what an earlier build left would still be used
-            for stale in Path("sr_kernels").glob("_C.*.so"):
-                stale.unlink()
+        remove_stale("_C")
+        remove_stale("_cuda")
         return []
-    return [
-        Extension(
-            "sr_kernels._C",
-            sources=[path.as_posix() for path in sources()],
-            depends=[path.as_posix() for path in headers()],
-            language="c++",
-        )
-    ]
+    depends = [path.as_posix() for path in headers()]
+    units = [path.as_posix() for path in sources()]
+    found = [Extension("sr_kernels._C", sources=units, depends=depends, language="c++")]
+    archs, reason = cuda_archs()
+    if archs:
+        units = [(CSRC / "cuda" / name).as_posix() for name in CUDA_UNITS]
+        found.append(Extension("sr_kernels._cuda", sources=units, depends=depends, language="c++"))
+    else:
+        say(f"no CUDA kernels in this build: {reason}")
+        remove_stale("_cuda")
+    return found
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# Without a GPU Triton's kernels are run by its interpreter, which is chosen when they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Of tests/gpu; they stand here because pytest reads options from the outermost conftest alone."""

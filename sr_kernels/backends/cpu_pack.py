@@ -1,23 +1,20 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in the order in which the native kernels read them, made once and kept while they are unchanged."""
+"""Weights in the order in which the native kernels read them."""
 
 from __future__ import annotations
 
-import functools
 import math
 import weakref
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels import _C
-
-T = TypeVar("T")
+from sr_kernels.backends.kept import cached
+from sr_kernels.backends.phases import channel_order, weights_of_phases
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,68 +33,6 @@ class Kernel:
     def block(self) -> int:
         """Packed channels of a tile: `channels` padded to whole vectors."""
         return self.channels + -self.channels % self.lanes
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One of the u*u convolutions that a nearest upsample by u and a kernel come down to; one for u = 1.
-
-    Output pixels (t*u + y, s*u + x) are the convolution of the small input by a kernel (kh, kw), its window
-    starting at (t - top, s - left).
-    """
-
-    kh: int
-    kw: int
-    top: int
-    left: int
-    y: int
-    x: int
-
-
-# (tensor, its address, version and layout, its storage, what was made)
-_cache: dict[Hashable, tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor, Any]] = {}
-
-
-def _forget(cache: dict[Hashable, Any], slot: Hashable, _: object) -> None:
-    """Bound to the cache itself: at the interpreter's end the module has lost its names."""
-    cache.pop(slot, None)
-
-
-def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
-    """make(), kept under key for as long as tensor lives with the same storage and version.
-
-    The entry holds the storage: `.data = ...` leaves the version alone, and a freed address may be given out
-    again, so that an address alone would prove nothing. An inference tensor counts no versions, so nothing
-    made from one is kept. Of a tensor that has changed since, as in training, a second use is waited for:
-    what is made once can take the memory of the layer before, while it is in the caches.
-    """
-    if tensor.is_inference():
-        return make()
-    slot = (id(tensor), key)
-    entry = _cache.get(slot)
-    stamp = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype
-    same = entry is not None and entry[0]() is tensor
-    if entry is not None and same and entry[1] == stamp and entry[3] is not _USED_ONCE:
-        value: T = entry[3]
-        return value
-    reference = weakref.ref(tensor, functools.partial(_forget, _cache, slot))
-    if entry is not None and same and entry[1] != stamp:
-        _cache[slot] = (reference, stamp, tensor.detach(), _USED_ONCE)
-        del entry
-        return make()
-    value = make()
-    _cache[slot] = (reference, stamp, tensor.detach(), value)
-    return value
-
-
-_USED_ONCE = object()
-
-
-def _channel_order(x: Tensor, shuffle: int) -> Tensor:
-    """x (Co, ...) with channels c*s*s + d put at d*C + c: the sub-pixels of a row come together."""
-    if shuffle == 1:
-        return x
-    return x.unflatten(0, (-1, shuffle * shuffle)).transpose(0, 1).flatten(0, 1)
 
 
 def _pad_channels(x: Tensor, multiple: int) -> Tensor:
@@ -120,7 +55,7 @@ def vector(x: Tensor | None, co: int, kernel: Kernel, shuffle: int) -> Tensor:
         return x
 
     def make() -> Tensor:
-        return _pad_channels(_channel_order(x.detach().float().expand(co), shuffle), block).contiguous()
+        return _pad_channels(channel_order(x.detach().float().expand(co), shuffle), block).contiguous()
 
     return cached(x, ("vector", co, block, shuffle), make)
 
@@ -135,30 +70,12 @@ def _zeros(count: int) -> Tensor:
     return found
 
 
-def phases(kh: int, kw: int, upsample: int, top: int, left: int) -> list[Phase]:
-    """The phases of a kernel (kh, kw) with this padding of the enlarged input, row by row."""
-    rows = [_offsets(kh, upsample, y, top) for y in range(upsample)]
-    columns = [_offsets(kw, upsample, x, left) for x in range(upsample)]
-    return [
-        Phase(dy[-1] - dy[0] + 1, dx[-1] - dx[0] + 1, -dy[0], -dx[0], y, x)
-        for y, dy in enumerate(rows)
-        for x, dx in enumerate(columns)
-    ]
-
-
 def weights(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int) -> list[Tensor]:
     """The packed weights of each phase, float32; weight (Co, Ci, kh, kw)."""
 
     def make() -> list[Tensor]:
-        w = weight.detach().float()
-        if upsample == 1:
-            return [_pack(w, kernel, shuffle)]
-        rows = [_collapse(w.double(), 2, upsample, y, top) for y in range(upsample)]
-        return [
-            _pack(_collapse(row, 3, upsample, x, left).float(), kernel, shuffle)
-            for row in rows
-            for x in range(upsample)
-        ]
+        found = weights_of_phases(weight.detach().float(), upsample, top, left)
+        return [_pack(w, kernel, shuffle) for w in found]
 
     return cached(weight, ("weights", kernel, shuffle, upsample, top, left), make)
 
@@ -186,23 +103,9 @@ def enlarging(
     return cached(weight, "enlarging", make), repeated(bias), repeated(prelu)
 
 
-def _offsets(size: int, upsample: int, phase: int, pad: int) -> list[int]:
-    """The small pixel on which each tap of an axis falls, from that of the phase's output pixel."""
-    return [(phase + k - pad) // upsample for k in range(size)]
-
-
-def _collapse(w: Tensor, dim: int, upsample: int, phase: int, pad: int) -> Tensor:
-    """w with its taps along dim that fall on the same small pixel summed."""
-    offsets = _offsets(w.shape[dim], upsample, phase, pad)
-    shape = list(w.shape)
-    shape[dim] = offsets[-1] - offsets[0] + 1
-    index = torch.tensor([offset - offsets[0] for offset in offsets])
-    return w.new_zeros(shape).index_add_(dim, index, w)
-
-
 def _pack(w: Tensor, kernel: Kernel, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the order of the kernel's kind, see csrc/cpu/kernels/conv_kernels.inl."""
-    w, lanes = _channel_order(w, shuffle), kernel.lanes
+    w, lanes = channel_order(w, shuffle), kernel.lanes
     if kernel.kind == "thin":  # [kh][kw][ceil(ci/lanes)][Co][lanes]
         w = F.pad(w, (0, 0, 0, 0, 0, -w.shape[1] % lanes)).unflatten(1, (-1, lanes))
         return w.permute(3, 4, 1, 0, 2).contiguous()

@@ -13,6 +13,7 @@ from sr_kernels import _C
 from sr_kernels.backends import cpu_pack
 from sr_kernels.backends.base import ConvArgs, dense_strides
 from sr_kernels.backends.cpu_pack import Kernel
+from sr_kernels.backends.phases import phases
 from sr_kernels.backends.registry import record
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
@@ -51,7 +52,7 @@ class ConvPlan:
         aligned = all(stride % kernel.lanes == 0 for stride in y.stride() if stride > 1)
         streams = kernel.kind == "winograd" and a.input.dtype == torch.float32 and aligned
         serial = 2 * n * oh * ow * co * ci * kh * kw < _SERIAL_FLOPS
-        for phase in cpu_pack.phases(kh, kw, *self.settings[1:]):
+        for phase in phases(kh, kw, *self.settings[1:]):
             p = _C.ConvParams()
             p.x, p.y = _strides(a.input), _strides(y)
             p.set_input(n, h, w, channels)

@@ -22,8 +22,8 @@ from sr_kernels.backends.base import Backend, BackendError
 # Where each backend is found; None: it has its place in the order, and this build has no code for it.
 _TARGETS: dict[str, str | None] = {
     "cpu": "sr_kernels.backends.cpu:CpuBackend",
-    "cuda": None,
-    "triton": None,
+    "cuda": "sr_kernels.backends.cuda:CudaBackend",
+    "triton": "sr_kernels.backends.triton:TritonBackend",
     "torch": "sr_kernels.backends.torch:TorchBackend",
 }
 _ORDER: dict[str, tuple[str, ...]] = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}

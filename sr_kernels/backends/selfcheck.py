@@ -44,7 +44,7 @@ def failure(isa: Isa) -> str:
             found = _results.get(isa.name)
             if found is None:
                 # The file holds passes alone: a failure is looked at anew in each process.
-                found = _results[isa.name] = "" if _key(isa) in _read() else _check(isa)
+                found = _results[isa.name] = "" if remembered(_key(isa)) else _check(isa)
     return found
 
 
@@ -83,7 +83,13 @@ def _read() -> list[str]:
     return []
 
 
-def _remember(key: str) -> None:
+def remembered(key: str) -> bool:
+    """Whether a check under this key has passed on this machine."""
+    return key in _read()
+
+
+def remember(key: str) -> None:
+    """Notes that the check under this key has passed."""
     # A folder that cannot be written costs the next process a few milliseconds, nothing else.
     with contextlib.suppress(OSError):
         path = _path()
@@ -103,7 +109,7 @@ def _check(isa: Isa) -> str:
     problems += _check_memory_ops(isa)
     wrong = [problem for problem in problems if problem]
     if not wrong:
-        _remember(_key(isa))
+        remember(_key(isa))
         return ""
     reason = "; ".join(wrong)
     warnings.warn(

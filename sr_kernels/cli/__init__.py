@@ -17,10 +17,17 @@ from pathlib import Path
 from types import ModuleType
 
 from sr_kernels import __version__
-from sr_kernels.cli import bench, doctor, models, train, upscale
+from sr_kernels.cli import bench, doctor, models, train, tune, upscale
 
 PROG = "sr-kernels"
-COMMANDS: tuple[ModuleType, ...] = (upscale, models, bench, doctor, train)  # each has add_parser and run
+COMMANDS: tuple[ModuleType, ...] = (
+    upscale,
+    models,
+    bench,
+    doctor,
+    train,
+    tune,
+)  # each has add_parser and run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

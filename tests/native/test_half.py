@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from sr_kernels import models, ops, reference
-from sr_kernels.backends import record_kernels, use_backend
+from sr_kernels.backends import kept, record_kernels, use_backend
 from sr_kernels.backends.base import ConvArgs
 from sr_kernels.config import set_precision
 from tests import samples
@@ -249,11 +249,11 @@ def test_autocast_runs_natively_and_packs_weights_once(dtype):
     x = torch.rand(1, 3, 8, 12).clone(memory_format=torch.channels_last)
     with torch.no_grad(), use_backend("cpu"), torch.autocast("cpu", dtype):
         first = model(x)
-        kept = len(cpu.cpu_pack._cache)
+        count = len(kept._cache)
         with record_kernels() as names:
             assert torch.equal(first, model(x))
     assert all(name.startswith("cpu/") for name in names)
-    assert len(cpu.cpu_pack._cache) == kept > 0
+    assert len(kept._cache) == count > 0
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU has no AVX512-BF16")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from sr_kernels import ops
+from sr_kernels.backends import kept
 
 cpu = pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
 cpu_pack = cpu.cpu_pack
@@ -99,8 +100,8 @@ def test_a_weight_that_changes_at_every_step_is_kept_from_its_second_use_on(pack
         weight.mul_(0.5)
         y = layer(x, weight)
         assert len(packs) == 1 + step
-        slots = [key for (owner, key) in cpu_pack._cache if owner == id(weight)]
-        assert all(cpu_pack._cache[id(weight), key][3] is cpu_pack._USED_ONCE for key in slots)
+        slots = [key for (owner, key) in kept._cache if owner == id(weight)]
+        assert all(kept._cache[id(weight), key][3] is kept._USED_ONCE for key in slots)
     for _ in range(3):
         assert torch.equal(layer(x, weight), y)
     assert len(packs) == 5
@@ -125,10 +126,10 @@ def test_another_tensor_with_the_same_id(packs, monkeypatch):
     x, weight = torch.randn(1, 5, 6, 7), torch.randn(9, 5, 3, 3)
     layer(x, weight)
     other = torch.randn(9, 5, 3, 3)
-    for (_, key), entry in list(cpu_pack._cache.items()):
+    for (_, key), entry in list(kept._cache.items()):
         if entry[0]() is weight:  # as if weight had died and other had been given its id
             stamp = (other.data_ptr(), other._version, *entry[1][2:])
-            cpu_pack._cache[(id(other), key)] = (entry[0], stamp, *entry[2:])
+            kept._cache[(id(other), key)] = (entry[0], stamp, *entry[2:])
     assert torch.equal(layer(x, other), layer(x, other.clone()))
 
 
@@ -163,8 +164,8 @@ def test_inference_tensors_are_not_kept(packs):
 def test_the_cache_forgets_dead_tensors():
     x = torch.randn(1, 5, 6, 7)
     gc.collect()
-    before = len(cpu_pack._cache)
+    before = len(kept._cache)
     for _ in range(5):
         layer(x, torch.randn(9, 5, 3, 3), torch.randn(9))
     gc.collect()
-    assert len(cpu_pack._cache) == before
+    assert len(kept._cache) == before

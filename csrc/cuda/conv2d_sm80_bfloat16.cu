@@ -1,0 +1,12 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// The convolution kernels of bfloat16 tensors.
+#include "cuda/conv2d_sm80.cuh"
+
+namespace srk::cuda {
+
+#define SRK_KERNEL(name, channels, depth, full) conv2d_sm80<Conv2dShape<BFloat16, channels, depth, full>>,
+Conv2dFunction const conv2d_bfloat16[] = {SRK_CONV2D_KERNELS(SRK_KERNEL)};
+#undef SRK_KERNEL
+
+}  // namespace srk::cuda

@@ -1,0 +1,229 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// CUDA's model of execution on the host, so that kernels run without a GPU: blocks one after the other, one
+// fibre per thread, shared memory poisoned before each block. Warp-wide operations meet in `exchange`.
+// Asynchronous copies land when they are waited for, not before, so that a missing wait or barrier shows.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+struct alignas(8) uint2 {
+    uint32_t x, y;
+};
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+
+namespace srk::emulate {
+
+[[noreturn]] inline void fail(const char* what) {
+    std::fprintf(stderr, "emulated kernel: %s\n", what);
+    std::abort();
+}
+
+struct Copy {
+    void* to;
+    const void* from;
+    int bytes, size, group;
+};
+
+struct Fibre {
+    ucontext_t start;
+    jmp_buf at;
+    std::unique_ptr<char[]> stack;
+    bool started, done;
+    dim3 thread;
+    int warp, lane;
+    int group, landed;
+    std::deque<Copy> copies;
+};
+
+constexpr int kWords = 16;
+
+struct Warp {
+    int arrived = 0, alive = 0, turn = 0;
+    uint32_t words[2][32][kWords];
+};
+
+struct Block {
+    std::vector<Fibre> fibres;
+    std::vector<Warp> warps;
+    std::vector<char> memory;
+    char* shared;
+    size_t bytes;
+    dim3 size, grid, index;
+    int current, alive, arrived, turn;
+    int64_t idle;
+    jmp_buf out;
+    std::function<void()> body;
+};
+inline Block* block = nullptr;
+
+inline Fibre& self() { return block->fibres[block->current]; }
+
+inline void resume(int next) {
+    block->current = next;
+    Fibre& fibre = self();
+    if (fibre.started) _longjmp(fibre.at, 1);
+    fibre.started = true;
+    setcontext(&fibre.start);
+}
+
+// Lets another fibre of [first, first + count) run.
+inline void yield(int first, int count) {
+    if (++block->idle > (int64_t{1} << 26)) fail("threads wait for each other for ever");
+    int next = block->current;
+    do next = next + 1 == first + count ? first : next + 1;
+    while (block->fibres[next].done && next != block->current);
+    if (next == block->current) return;
+    if (!_setjmp(self().at)) resume(next);
+}
+
+inline int total() { return static_cast<int>(block->fibres.size()); }
+
+inline void leave() {
+    Fibre& fibre = self();
+    fibre.done = true;
+    Warp& warp = block->warps[fibre.warp];
+    --warp.alive, --block->alive;
+    if (warp.alive && warp.arrived == warp.alive) warp.arrived = 0, ++warp.turn;
+    if (block->alive && block->arrived == block->alive) block->arrived = 0, ++block->turn;
+    if (!block->alive) _longjmp(block->out, 1);
+    yield(0, total());
+}
+
+inline void synchronize() {
+    const int turn = block->turn;
+    if (++block->arrived == block->alive) {
+        block->arrived = 0, block->idle = 0;
+        ++block->turn;
+    }
+    while (block->turn == turn) yield(0, total());
+}
+
+// Gives `words` of this lane to the warp and returns those of all lanes, [32][kWords]. A lane gets here again
+// only when all have read, and two sets of words alternate: none is overwritten too early.
+inline const uint32_t (*exchange(const uint32_t* words, int count)) [kWords] {
+    Warp& warp = block->warps[self().warp];
+    const int turn = warp.turn, first = self().warp * 32;
+    auto& held = warp.words[turn & 1];
+    std::memcpy(held[self().lane], words, count * sizeof *words);
+    if (++warp.arrived == warp.alive) {
+        warp.arrived = 0, block->idle = 0;
+        ++warp.turn;
+    }
+    const int lanes = total() - first < 32 ? total() - first : 32;
+    while (warp.turn == turn) yield(first, lanes);
+    return held;
+}
+
+// Bytes of shared memory at an address as PTX sees it.
+inline char* shared_at(uint32_t address, uint32_t bytes, uint32_t alignment) {
+    if (address % alignment) fail("a misaligned access to shared memory");
+    if (address + bytes > block->bytes) fail("an access beyond shared memory");
+    return block->shared + address;
+}
+
+inline void land(int pending) {
+    Fibre& fibre = self();
+    while (!fibre.copies.empty() && fibre.copies.front().group < fibre.group - pending) {
+        const Copy& copy = fibre.copies.front();
+        std::memset(copy.to, 0, copy.size);
+        std::memcpy(copy.to, copy.from, copy.bytes);
+        fibre.copies.pop_front();
+    }
+}
+
+inline void enter() {
+    block->body();
+    leave();
+}
+
+constexpr size_t kStack = 64 << 10;
+
+template <class Body>
+void run(dim3 grid, dim3 size, size_t bytes, Body body) {
+    Block here{};
+    here.size = size, here.grid = grid, here.bytes = bytes;
+    here.body = body;
+    const int count = static_cast<int>(size.x * size.y * size.z);
+    here.fibres = std::vector<Fibre>(count);
+    here.memory.resize(bytes + 1024);
+    here.shared = here.memory.data() + (-reinterpret_cast<uintptr_t>(here.memory.data()) & 1023);
+    for (Fibre& fibre : here.fibres) fibre.stack.reset(new char[kStack]);
+    block = &here;
+    const unsigned blocks = grid.x * grid.y * grid.z;
+    for (volatile unsigned b = 0; b < blocks; b = b + 1) {
+        here.index = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+        std::memset(here.shared, 0xff, bytes);
+        here.warps.assign((count + 31) / 32, {});
+        here.alive = count, here.arrived = here.turn = 0, here.idle = 0;
+        for (int i = 0; i < count; ++i) {
+            Fibre& fibre = here.fibres[i];
+            const unsigned u = i;
+            fibre.thread = {u % size.x, u / size.x % size.y, u / size.x / size.y};
+            fibre.warp = i / 32, fibre.lane = i % 32;
+            ++here.warps[fibre.warp].alive;
+            fibre.started = fibre.done = false;
+            fibre.group = 0;
+            fibre.copies.clear();
+            getcontext(&fibre.start);
+            fibre.start.uc_stack.ss_sp = fibre.stack.get();
+            fibre.start.uc_stack.ss_size = kStack;
+            fibre.start.uc_link = nullptr;
+            makecontext(&fibre.start, enter, 0);
+        }
+        if (!_setjmp(here.out)) resume(0);
+    }
+    block = nullptr;
+}
+
+}  // namespace srk::emulate
+
+#define threadIdx (srk::emulate::self().thread)
+#define blockIdx (srk::emulate::block->index)
+#define blockDim (srk::emulate::block->size)
+#define gridDim (srk::emulate::block->grid)
+inline void __syncthreads() { srk::emulate::synchronize(); }
+
+// What the launchers use of the runtime. The device is an imagined one, with an odd number of
+// multiprocessors.
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue = 1, cudaErrorInvalidDevice = 101 };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin,
+    cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+    cudaDevAttrReservedSharedMemoryPerBlock,
+    cudaDevAttrComputeCapabilityMajor,
+    cudaDevAttrComputeCapabilityMinor,
+};
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    constexpr int values[] = {3, 99 << 10, 100 << 10, 1 << 10, 8, 6};
+    *value = values[attribute];
+    return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t error) { return error ? "invalid value" : "no error"; }

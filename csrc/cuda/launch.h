@@ -1,0 +1,76 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// The launchers: parameters and a stream in, an error of the runtime out. All work on the current device.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "params.h"
+#ifdef SRK_EMULATE
+#include "cuda/emulate.h"
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+namespace srk::cuda {
+
+// A convolution kernel: `channels` outputs of a block, `depth` input channels at a time. Weights of 16 bits
+// are packed [ceil(co/channels)][ceil(k/depth)][taps][channels][depth], zeros in what is padded, where
+//   k = ci, taps = kh*kw            if the kernel reads pixels as they lie,
+//   k = kh*kw*ci (tap-major), taps = 1   if it gathers them (`gathers`).
+struct Conv2dKernel {
+    const char* name;
+    int channels, depth;
+    bool full;  // takes every epilogue; otherwise `conv2d_is_plain` ones
+};
+const std::vector<Conv2dKernel>& conv2d_kernels();
+
+// Whether the pixels of x are gathered, element by element: thin or misaligned ones, or windows too wide to
+// be held. Decided by sizes and strides alone; where they are not gathered, x must lie at a multiple of 16
+// bytes.
+bool conv2d_gathers(const ConvParams& p);
+// No curve (silu, gelu, tanh, sigmoid), no base, and no residual under a shuffle.
+bool conv2d_is_plain(const ConvParams& p);
+// Why p cannot run on the current device; empty where it can.
+std::string conv2d_refusal(const ConvParams& p);
+cudaError_t conv2d(const ConvParams& p, cudaStream_t stream);
+
+cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream);
+cudaError_t add(const AddParams& p, cudaStream_t stream);
+cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream);
+cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream);
+
+// A block of `threads` threads for each of (x, y) with `bytes` of shared memory, beyond 48 KB too.
+#ifdef SRK_EMULATE
+template <class Args>
+cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, cudaStream_t,
+                   const Args& args) {
+    emulate::run(grid, dim3{static_cast<unsigned>(threads)}, bytes, [&] { kernel(args); });
+    return cudaSuccess;
+}
+template <class Args>
+cudaError_t resident_blocks(int* count, void (*)(Args), int, size_t) {
+    *count = 1;
+    return cudaSuccess;
+}
+#elif defined(__CUDACC__)
+template <class Args>
+cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, cudaStream_t stream,
+                   const Args& args) {
+    void* list[] = {const_cast<Args*>(&args)};
+    const cudaError_t error =
+        cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), list, bytes, stream);
+    return error ? error : cudaGetLastError();
+}
+// Blocks of a kernel that a multiprocessor holds at a time; raises the kernel's limit of shared memory.
+template <class Args>
+cudaError_t resident_blocks(int* count, void (*kernel)(Args), int threads, size_t bytes) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    return error ? error : cudaOccupancyMaxActiveBlocksPerMultiprocessor(count, kernel, threads, bytes);
+}
+#endif
+
+}  // namespace srk::cuda

@@ -1,0 +1,160 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// Python's door to the CUDA kernels: addresses, a device and a stream in, errors as exceptions. Knows no
+// torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bind_params.h"
+#include "cuda/launch.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using srk::ConvParams;
+using srk::pointer;
+
+void check(cudaError_t error, const std::string& what) {
+    if (error != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(error));
+}
+
+// The device of a call, in its thread and for its time.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        check(cudaGetDevice(&before_), "the current device");
+        if (device != before_) check(cudaSetDevice(device), "device " + std::to_string(device));
+        changed_ = device != before_;
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    ~DeviceGuard() {
+        if (changed_) cudaSetDevice(before_);
+    }
+
+  private:
+    int before_ = 0;
+    bool changed_ = false;
+};
+
+std::string sizes(std::initializer_list<int64_t> list) {
+    std::string text = "(";
+    for (const int64_t size : list) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+    return text + ")";
+}
+
+std::string described(const ConvParams& p) {
+    const auto& kernels = srk::cuda::conv2d_kernels();
+    const bool known = p.kernel >= 0 && p.kernel < static_cast<int>(kernels.size());
+    return "conv2d of input " + sizes({p.n, p.ci, p.h, p.w}) + ", weight " + sizes({p.co, p.ci, p.kh, p.kw}) +
+           ", output " + sizes({p.n, p.co, p.oh, p.ow}) + ", stride " + sizes({p.stride_y, p.stride_x}) +
+           ", kernel " + (known ? kernels[p.kernel].name : std::to_string(p.kernel));
+}
+
+using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, bias, prelu
+
+ConvParams bound(const ConvParams& step, const Addresses& to) {
+    ConvParams p = step;
+    p.x.data = pointer<void>(to[0]);
+    p.y.data = pointer<void>(to[1]);
+    p.res1.data = pointer<void>(to[2]);
+    p.res2.data = pointer<void>(to[3]);
+    p.base.data = pointer<void>(to[4]);
+    p.weight = pointer<const float>(to[5]);
+    p.bias = pointer<const float>(to[6]);
+    p.prelu = pointer<const float>(to[7]);
+    return p;
+}
+
+// One convolution after the other on the stream.
+void conv2d_steps(int device, uintptr_t stream, const std::vector<const ConvParams*>& steps,
+                  const std::vector<Addresses>& addresses) {
+    if (steps.size() != addresses.size()) throw std::invalid_argument("one list of addresses per step");
+    std::vector<ConvParams> run;
+    run.reserve(steps.size());
+    for (size_t i = 0; i < steps.size(); ++i) run.push_back(bound(*steps[i], addresses[i]));
+    py::gil_scoped_release released;
+    const DeviceGuard guard(device);
+    for (const ConvParams& p : run) {
+        const std::string reason = srk::cuda::conv2d_refusal(p);
+        if (!reason.empty()) throw std::runtime_error(described(p) + ": " + reason);
+        check(srk::cuda::conv2d(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)), described(p));
+    }
+}
+
+template <class Params>
+void run(const char* op, cudaError_t (*launcher)(const Params&, cudaStream_t), const Params& p, int device,
+         uintptr_t stream, const std::string& shape) {
+    py::gil_scoped_release released;
+    const DeviceGuard guard(device);
+    check(launcher(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)), op + (" of " + shape));
+}
+
+using Four = std::array<int64_t, 4>;
+
+void shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys,
+             int s, int size, bool inverse) {
+    srk::ShuffleParams p{};
+    p.x = pointer<void>(coarse), p.y = pointer<void>(fine);
+    p.n = shape[0], p.h = shape[1], p.w = shape[2], p.c = shape[3];
+    p.xn = xs[0], p.xc = xs[1], p.xy = xs[2], p.xx = xs[3];
+    p.yn = ys[0], p.yc = ys[1], p.yy = ys[2], p.yx = ys[3];
+    p.s = s, p.size = size, p.inverse = inverse;
+    run(inverse ? "pixel_unshuffle" : "pixel_shuffle", &srk::cuda::shuffle, p, device, stream,
+        sizes({p.n, p.c * s * s, p.h, p.w}));
+}
+
+void add(int device, uintptr_t stream, uintptr_t x, uintptr_t r1, uintptr_t r2, uintptr_t y, int64_t count,
+         float scale, float b1, float b2, int dtype) {
+    const srk::AddParams p{pointer<void>(x),
+                           pointer<void>(r1),
+                           pointer<void>(r2),
+                           pointer<void>(y),
+                           count,
+                           scale,
+                           b1,
+                           b2,
+                           dtype,
+                           1};
+    run("residual_add", &srk::cuda::add, p, device, stream, std::to_string(count) + " elements");
+}
+
+template <cudaError_t (*Launcher)(const srk::ImageParams&, cudaStream_t)>
+void image(int device, uintptr_t stream, uintptr_t x, uintptr_t y, int64_t count, int bits) {
+    const srk::ImageParams p{pointer<void>(x), pointer<void>(y), count, bits, 1};
+    run("image conversion", Launcher, p, device, stream, std::to_string(count) + " elements");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(SRK_MODULE, m) {
+    m.doc() = "CUDA kernels of sr_kernels; see csrc/params.h and csrc/cuda/launch.h for the contract.";
+    m.attr("build_id") = SRK_BUILD_ID;
+    m.attr("archs") = SRK_CUDA_ARCHS;
+    srk::bind_params(m);
+    m.def(
+        "conv2d_kernels",
+        [] {
+            py::list list;
+            for (const auto& kernel : srk::cuda::conv2d_kernels())
+                list.append(py::make_tuple(kernel.name, kernel.channels, kernel.depth, kernel.full));
+            return list;
+        },
+        "[(name, output channels of a block, input channels of a step, takes every epilogue), ...]");
+    m.def("conv2d_gathers", &srk::cuda::conv2d_gathers, py::arg("params"));
+    m.def("conv2d_steps", &conv2d_steps, py::arg("device"), py::arg("stream"), py::arg("steps"),
+          py::arg("addresses"));
+    m.def("shuffle", &shuffle, py::arg("device"), py::arg("stream"), py::arg("coarse"), py::arg("fine"),
+          py::arg("shape"), py::arg("coarse_strides"), py::arg("fine_strides"), py::arg("factor"),
+          py::arg("size"), py::arg("inverse"));
+    m.def("add", &add, py::arg("device"), py::arg("stream"), py::arg("x"), py::arg("r1"), py::arg("r2"),
+          py::arg("y"), py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"));
+    m.def("image_to_float", &image<srk::cuda::image_to_float>);
+    m.def("float_to_image", &image<srk::cuda::float_to_image>);
+}

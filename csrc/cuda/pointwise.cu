@@ -1,0 +1,204 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// The memory-bound ops: 16 bytes of the widest tensor at a time where addresses allow it.
+#include <algorithm>
+
+#include "cuda/index.h"
+#include "cuda/launch.h"
+#include "cuda/ptx.cuh"
+
+namespace srk::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ float value(float x) { return x; }
+using cuda::value;
+
+unsigned blocks_for(int64_t count) {
+    return static_cast<unsigned>(std::clamp<int64_t>((count + kThreads - 1) / kThreads, 1, 1 << 16));
+}
+
+__device__ __forceinline__ int64_t first_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
+__device__ __forceinline__ int64_t index_step() { return int64_t{gridDim.x} * kThreads; }
+
+bool aligned(const void* p, int bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+
+// Pixel shuffle. Rows of the fine side: (n, y) of x and c, where its channels lie side by side, or (n, c, y)
+// of x.
+struct ShuffleArgs {
+    ShuffleParams p;
+    Divisor s, c;
+    int64_t rows, length;
+    bool pixel_major;
+};
+
+template <class T>
+__global__ void shuffle_kernel(const __grid_constant__ ShuffleArgs a) {
+    const ShuffleParams& p = a.p;
+    const int64_t height = p.h * p.s, planes = a.pixel_major ? 1 : p.c;
+    T *const coarse = static_cast<T*>(const_cast<void*>(p.x)), *const fine = static_cast<T*>(p.y);
+    for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
+        const int64_t fy = row % height, plane = row / height % planes, n = row / height / planes;
+        const uint32_t cy = a.s.over(static_cast<uint32_t>(fy)), dy = static_cast<uint32_t>(fy) - cy * p.s;
+        for (int64_t i = first_index(); i < a.length; i += index_step()) {
+            const uint32_t fx = a.pixel_major ? a.c.over(static_cast<uint32_t>(i)) : static_cast<uint32_t>(i);
+            const int64_t c = a.pixel_major ? i - int64_t{fx} * p.c : plane;
+            const uint32_t cx = a.s.over(fx), dx = fx - cx * p.s;
+            T& near = fine[n * p.yn + c * p.yc + fy * p.yy + fx * p.yx];
+            T& far = coarse[n * p.xn + ((c * p.s + dy) * p.s + dx) * p.xc + cy * p.xy + cx * p.xx];
+            if (p.inverse)
+                far = near;
+            else
+                near = far;
+        }
+    }
+}
+
+template <class T>
+struct Rounded {
+    static __device__ __forceinline__ T of(float x) { return rounded<T>(x); }
+};
+template <>
+struct Rounded<float> {
+    static __device__ __forceinline__ float of(float x) { return x; }
+};
+
+template <class T, int Width>
+struct alignas(sizeof(T) * Width) Several {
+    T v[Width];
+};
+
+template <class T, int Width>
+__global__ void add_kernel(const __grid_constant__ AddParams p) {
+    using Vector = Several<T, Width>;
+    const auto *x = static_cast<const Vector*>(p.x), *r1 = static_cast<const Vector*>(p.r1);
+    const auto* r2 = static_cast<const Vector*>(p.r2);
+    auto* y = static_cast<Vector*>(p.y);
+    const int64_t whole = p.count / Width;
+    for (int64_t i = first_index(); i < whole; i += index_step()) {
+        const Vector a = x[i], b = r1[i], c = r2 ? r2[i] : Vector{};
+        Vector out;
+        SRK_UNROLL
+        for (int k = 0; k < Width; ++k) {
+            float z = p.scale * value(a.v[k]) + p.b1 * value(b.v[k]);
+            if (r2) z += p.b2 * value(c.v[k]);
+            out.v[k] = Rounded<T>::of(z);
+        }
+        y[i] = out;
+    }
+    for (int64_t i = whole * Width + first_index(); i < p.count; i += index_step()) {
+        const auto at = [i](const void* v) { return value(static_cast<const T*>(v)[i]); };
+        float z = p.scale * at(p.x) + p.b1 * at(p.r1);
+        if (p.r2) z += p.b2 * at(p.r2);
+        static_cast<T*>(p.y)[i] = Rounded<T>::of(z);
+    }
+}
+
+template <class T>
+cudaError_t add_as(const AddParams& p, cudaStream_t stream) {
+    constexpr int kWidth = 16 / sizeof(T);
+    const bool wide = aligned(p.x, 16) && aligned(p.r1, 16) && aligned(p.r2, 16) && aligned(p.y, 16);
+    if (wide)
+        return launch(add_kernel<T, kWidth>, dim3{blocks_for(p.count / kWidth)}, kThreads, 0, stream, p);
+    return launch(add_kernel<T, 1>, dim3{blocks_for(p.count)}, kThreads, 0, stream, p);
+}
+
+template <class T>
+constexpr float kFull = sizeof(T) == 1 ? 255.0f : 65535.0f;
+
+template <class T>
+__device__ __forceinline__ float shown(T x) {
+    return static_cast<float>(x) / kFull<T>;
+}
+// Clamped to [0, 1] and rounded half to even; NaN gives 0.
+template <class T>
+__device__ __forceinline__ T stored(float x) {
+    return static_cast<T>(rintf(fminf(fmaxf(x, 0.0f), 1.0f) * kFull<T>));
+}
+
+template <class T, int Width>
+__global__ void to_float_kernel(const __grid_constant__ ImageParams p) {
+    const auto* x = static_cast<const Several<T, Width>*>(p.x);
+    auto* y = static_cast<Several<float, Width>*>(p.y);
+    const int64_t whole = p.count / Width;
+    for (int64_t i = first_index(); i < whole; i += index_step()) {
+        const Several<T, Width> a = x[i];
+        Several<float, Width> out;
+        SRK_UNROLL
+        for (int k = 0; k < Width; ++k) out.v[k] = shown(a.v[k]);
+        y[i] = out;
+    }
+    for (int64_t i = whole * Width + first_index(); i < p.count; i += index_step())
+        static_cast<float*>(p.y)[i] = shown(static_cast<const T*>(p.x)[i]);
+}
+
+template <class T, int Width>
+__global__ void to_image_kernel(const __grid_constant__ ImageParams p) {
+    const auto* x = static_cast<const Several<float, Width>*>(p.x);
+    auto* y = static_cast<Several<T, Width>*>(p.y);
+    const int64_t whole = p.count / Width;
+    for (int64_t i = first_index(); i < whole; i += index_step()) {
+        const Several<float, Width> a = x[i];
+        Several<T, Width> out;
+        SRK_UNROLL
+        for (int k = 0; k < Width; ++k) out.v[k] = stored<T>(a.v[k]);
+        y[i] = out;
+    }
+    for (int64_t i = whole * Width + first_index(); i < p.count; i += index_step())
+        static_cast<T*>(p.y)[i] = stored<T>(static_cast<const float*>(p.x)[i]);
+}
+
+using ImageFunction = void (*)(ImageParams);
+
+cudaError_t launch_image(const ImageParams& p, const void* floats, const void* whole, ImageFunction wide,
+                         ImageFunction narrow, cudaStream_t stream) {
+    if (aligned(floats, 16) && aligned(whole, p.bits / 2))
+        return launch(wide, dim3{blocks_for(p.count / 4)}, kThreads, 0, stream, p);
+    return launch(narrow, dim3{blocks_for(p.count)}, kThreads, 0, stream, p);
+}
+
+}  // namespace
+
+cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream) {
+    ShuffleArgs a{p, Divisor(static_cast<uint32_t>(p.s)), Divisor(static_cast<uint32_t>(p.c)), 0, 0, false};
+    a.pixel_major = p.yc == 1 && p.c > 1;
+    a.rows = p.n * p.h * p.s * (a.pixel_major ? 1 : p.c);
+    a.length = p.w * p.s * (a.pixel_major ? p.c : 1);
+    if (a.length >= int64_t{1} << 31 || p.h * p.s >= int64_t{1} << 31) return cudaErrorInvalidValue;
+    const dim3 grid{blocks_for(a.length), static_cast<unsigned>(std::min<int64_t>(a.rows, 65535))};
+    switch (p.size) {
+        case 1:
+            return launch(shuffle_kernel<uint8_t>, grid, kThreads, 0, stream, a);
+        case 2:
+            return launch(shuffle_kernel<uint16_t>, grid, kThreads, 0, stream, a);
+        case 4:
+            return launch(shuffle_kernel<uint32_t>, grid, kThreads, 0, stream, a);
+        case 8:
+            return launch(shuffle_kernel<uint64_t>, grid, kThreads, 0, stream, a);
+        default:
+            return cudaErrorInvalidValue;
+    }
+}
+
+cudaError_t add(const AddParams& p, cudaStream_t stream) {
+    return p.dtype == kFloat32    ? add_as<float>(p, stream)
+           : p.dtype == kBFloat16 ? add_as<BFloat16>(p, stream)
+                                  : add_as<Float16>(p, stream);
+}
+
+cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream) {
+    return p.bits == 8
+               ? launch_image(p, p.y, p.x, to_float_kernel<uint8_t, 4>, to_float_kernel<uint8_t, 1>, stream)
+               : launch_image(p, p.y, p.x, to_float_kernel<uint16_t, 4>, to_float_kernel<uint16_t, 1>,
+                              stream);
+}
+
+cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream) {
+    return p.bits == 8
+               ? launch_image(p, p.x, p.y, to_image_kernel<uint8_t, 4>, to_image_kernel<uint8_t, 1>, stream)
+               : launch_image(p, p.x, p.y, to_image_kernel<uint16_t, 4>, to_image_kernel<uint16_t, 1>,
+                              stream);
+}
+
+}  // namespace srk::cuda

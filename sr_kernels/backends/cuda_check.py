@@ -1,0 +1,190 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A small proof on each GPU before a kernel is used there, against the op in float64.
+
+Passes are kept on disk by GPU, driver and build.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sr_kernels import reference
+from sr_kernels.backends import cuda_plan, selfcheck
+from sr_kernels.backends.base import ConvArgs, dense_strides
+
+_lock = threading.RLock()
+_results: dict[int, dict[str, str]] = {}  # device -> kernel -> why it failed, "" where it passed
+_MEMORY = "memory-bound ops"
+
+
+def reasons(device: torch.device, plain: bool | None = None) -> list[str]:
+    """Why no kernel for plain or for all epilogues (None: for memory-bound ops) may be used on the device."""
+    found = results(device)
+    if plain is None:
+        return [found[_MEMORY]] if found[_MEMORY] else []
+    able = [k.name for k in cuda_plan.kernels() if plain or k.full]
+    return [] if any(not found[name] for name in able) else [found[able[0]]]
+
+
+def left_out(device: torch.device) -> list[str]:
+    """The names of the kernels that are not to be used on the device."""
+    return [name for name, failure in results(device).items() if failure]
+
+
+def results(device: torch.device) -> dict[str, str]:
+    """Each kernel with why it failed, "" where it passed; checked at first use."""
+    index = _index(device)
+    found = _results.get(index)
+    if found is None:
+        with _lock:
+            found = _results.get(index)
+            if found is None:
+                found = _results[index] = _check(device, index)
+    return found
+
+
+def report() -> dict[str, str]:
+    """Every device and kernel with "passed" or what failed."""
+    return {
+        f"{torch.cuda.get_device_name(index)}, {name}": failure or "passed"
+        for index in range(torch.cuda.device_count())
+        for name, failure in results(torch.device("cuda", index)).items()
+    }
+
+
+def _index(device: torch.device) -> int:
+    if device.type != "cuda":
+        return -1
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+@functools.cache
+def _name(index: int) -> str:
+    if index < 0:
+        return "emulated"
+    major, minor = torch.cuda.get_device_capability(index)
+    driver = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else "unknown"
+    return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {driver}"
+
+
+def _check(device: torch.device, index: int) -> dict[str, str]:
+    names = [*(kernel.name for kernel in cuda_plan.kernels()), _MEMORY]
+    key = f"{_name(index)} | cuda | {cuda_plan.native.build_id}"
+    if selfcheck.remembered(key):
+        return dict.fromkeys(names, "")
+    found = {}
+    for name in names:
+        try:
+            found[name] = check_memory_ops(device) if name == _MEMORY else check_kernel(device, name)
+        except Exception as error:  # a driver fails in ways of its own
+            found[name] = f"{type(error).__name__}: {error}"
+    wrong = [f"{name}: {failure}" for name, failure in found.items() if failure]
+    if wrong:
+        warnings.warn(
+            f"sr_kernels: CUDA kernels failed their self-check on {_name(index)} and are left out: "
+            f"{'; '.join(wrong)}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    else:
+        selfcheck.remember(key)
+    return found
+
+
+def _normal(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def check_kernel(device: torch.device, name: str) -> str:
+    """What is wrong with a kernel, "" where nothing is: ragged layers by it of both types, pixels read
+    as they lie and gathered; with shuffle, curve and base where it is full."""
+    kernel = next(k for k in cuda_plan.kernels() if k.name == name)
+    others = [k.name for k in cuda_plan.kernels() if k.name != name]
+    wrong = ""
+    for dtype in (torch.float16, torch.bfloat16):
+        for ci in (kernel.depth + 8, 3):
+            wrong = wrong or _check_layer(device, kernel, others, dtype, ci)
+    return wrong
+
+
+def _check_layer(
+    device: torch.device, kernel: cuda_plan.Kernel, others: Sequence[str], dtype: torch.dtype, ci: int
+) -> str:
+    random = _normal(ci)
+    s = 2 if kernel.full else 1
+    co = (kernel.channels + 8) // (s * s) * s * s
+    h, w = 17, 19
+
+    def given(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+
+    def picture(c: int, h: int, w: int) -> Tensor:
+        return given(1, c, h, w).contiguous(memory_format=torch.channels_last)
+
+    weight = (given(co, ci, 3, 3) / (9 * ci) ** 0.5).to(dtype)
+    a = ConvArgs(picture(ci, h, w), weight, given(co), padding=(1, 1, 1, 1), scale=0.5)
+    if kernel.full:
+        a.activation, a.pixel_shuffle, a.base_mode = "silu", s, "bilinear"
+        a.base = picture(co // (s * s), h, w)
+    else:
+        a.activation, a.prelu_weight = "prelu", given(co)
+        a.residuals = [(picture(co, h, w), -1.5)]
+    exact = reference.conv2d(
+        a.input.double(), a.weight.double(), a.bias.double() if a.bias is not None else None,
+        padding=a.padding, activation=a.activation,
+        prelu_weight=None if a.prelu_weight is None else a.prelu_weight.double(), scale=a.scale,
+        residuals=[(r.double(), f) for r, f in a.residuals], pixel_shuffle=a.pixel_shuffle,
+        base=None if a.base is None else a.base.double(), base_mode=a.base_mode,
+    )  # fmt: skip
+    for field in ("input", "weight", "bias", "prelu_weight", "base"):
+        value = getattr(a, field)
+        if value is not None:
+            setattr(a, field, value.to(device))
+    a.residuals = [(r.to(device), f) for r, f in a.residuals]
+    shape = a.output_shape()
+    y = torch.full((exact.numel(),), torch.nan, dtype=dtype, device=device)
+    y = y.as_strided(shape, dense_strides(shape, torch.channels_last))
+    x = cuda_plan.lay_out(a.input)
+    cuda_plan.ConvPlan(a, x, y, others).run(a, x, y)
+    # A result is rounded once, its terms in float32 by far less.
+    eps = torch.finfo(dtype).eps
+    error = (y.double().cpu() - exact).abs()
+    if bool((error <= eps * exact.abs() + 2.0**-11).all()):
+        return ""
+    return f"{dtype} of {ci} inputs: largest error {float(error.max()):.3g}"
+
+
+def check_memory_ops(device: torch.device) -> str:
+    """What is wrong with the other ops, "" where nothing is."""
+    from sr_kernels.backends import cuda
+
+    random = _normal(0)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        coarse = torch.randn(2, 12, 3, 5, generator=random).contiguous(memory_format=layout)
+        fine = reference.pixel_shuffle(coarse, 2)
+        if not torch.equal(cuda.shuffle(coarse.to(device), 2).cpu(), fine):
+            return f"pixel_shuffle, {layout}"
+        fine = fine.contiguous(memory_format=layout)
+        if not torch.equal(cuda.unshuffle(fine.to(device), 2).cpu(), coarse):
+            return f"pixel_unshuffle, {layout}"
+    x, r = torch.randn(2, 1, 3, 5, 7, generator=random, dtype=torch.float64).half()
+    y = cuda.add(x.to(device), [(r.to(device), -2.0), (x.to(device), 0.5)], 0.25).cpu()
+    exact = 0.75 * x.double() - 2.0 * r.double()
+    if not bool(((y.double() - exact).abs() <= 2.0**-10 * exact.abs() + 2.0**-20).all()):
+        return "residual_add"
+    for dtype in (torch.uint8, torch.uint16):
+        top = 255 if dtype == torch.uint8 else 65535
+        picture = torch.linspace(0, top, 105).round().to(torch.int32).to(dtype).view(5, 7, 3)
+        floats = cuda.to_float(picture.to(device))
+        if not torch.equal(floats.cpu(), reference.image_to_float(picture)):
+            return f"image_to_float, {dtype}"
+        if not torch.equal(cuda.to_image(floats, dtype).cpu(), picture):
+            return f"float_to_image, {dtype}"
+    return ""

@@ -1,0 +1,245 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The backend: what it takes, what it refuses, and its launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sr_kernels.backends.base import (
+    Backend,
+    ChainArgs,
+    ConvArgs,
+    DenseBlockArgs,
+    dense_strides,
+    memory_format_of,
+    with_format,
+)
+from sr_kernels.backends.registry import record
+from sr_kernels.backends.triton import configs, plan, selfcheck
+from sr_kernels.backends.triton.kernels import pointwise
+from sr_kernels.backends.triton.launch import INTERPRETED, device_of
+from sr_kernels.backends.triton.plan import ConvPlan, pixel_major
+
+_BLOCK = 1024
+_INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_LARGEST_TILE = 64  # rows and columns, at most, of any configuration; times a stride of 2 and a window
+
+
+class TritonBackend(Backend):
+    """Kernels that Triton compiles at first use, for channels_last tensors of 16-bit floats and float32."""
+
+    name = "triton"
+
+    def unavailable(self) -> list[str]:
+        if INTERPRETED:
+            return []
+        if not torch.cuda.is_available():
+            return ["PyTorch sees no GPU"]
+        return []
+
+    def reasons(self, op: str, args: object) -> list[str]:
+        if isinstance(args, ChainArgs):
+            return ["convolutions run one by one here"]
+        if isinstance(args, ConvArgs):
+            return _conv_reasons(args)
+        if isinstance(args, DenseBlockArgs):
+            return _dense_block_reasons(args)
+        assert isinstance(args, tuple)
+        x: Tensor = args[0]
+        if op == "residual_add":
+            return _dtype_reasons([x, *(r for r, _ in args[1])])
+        if op == "float_to_image":
+            return [] if x.dtype == torch.float32 else [f"pictures are made of float32, not of {x.dtype}"]
+        if x.dtype.itemsize > 8:
+            return [f"elements of {x.dtype} are wider than 8 bytes"]
+        return []
+
+    def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
+        if op == "conv2d":
+            return _Conv2d(args)
+        return _DenseBlock(args) if op == "dense_block" else super().prepare(op, args)
+
+    def conv2d(self, args: ConvArgs) -> Tensor:
+        return _Conv2d(args)(args)
+
+    def dense_block(self, args: DenseBlockArgs) -> Tensor:
+        return _DenseBlock(args)(args)
+
+    def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
+        n, c, h, w = input.shape
+        shape = (n, c // (factor * factor), h * factor, w * factor)
+        return _shuffle("pixel_shuffle", input, shape, factor, inverse=False)
+
+    def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
+        n, c, h, w = input.shape
+        shape = (n, c * factor * factor, h // factor, w // factor)
+        return _shuffle("pixel_unshuffle", input, shape, factor, inverse=True)
+
+    def residual_add(self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
+        memory_format = memory_format_of(input)
+        x, *others = (with_format(t, memory_format) for t in (input, *(r for r, _ in residuals)))
+        y = x.new_empty_strided(x.shape, dense_strides(x.shape, memory_format))
+        b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
+        record("triton/residual_add")
+        if y.numel():
+            with device_of(x):
+                pointwise.add_kernel[_flat(y)](
+                    x, others[0], others[-1], y, y.numel(), float(scale), float(b1), float(b2),
+                    TWO=len(others) > 1, BLOCK=_BLOCK,
+                )  # fmt: skip
+        return y
+
+    def image_to_float(self, image: Tensor) -> Tensor:
+        h, w, c = image.shape
+        x = image.contiguous().view(_INTS[image.dtype.itemsize])
+        y = torch.empty((1, h, w, c), dtype=torch.float32, device=image.device)
+        record("triton/image_to_float")
+        if y.numel():
+            full = 255 if image.dtype == torch.uint8 else 65535
+            with device_of(x):
+                pointwise.image_to_float_kernel[_flat(y)](x, y, y.numel(), FULL=full, BLOCK=_BLOCK)
+        return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
+
+    def float_to_image(self, input: Tensor, dtype: torch.dtype) -> Tensor:
+        _, c, h, w = input.shape
+        x = with_format(input, torch.channels_last)
+        y = torch.empty((h, w, c), dtype=dtype, device=x.device)
+        record("triton/float_to_image")
+        if y.numel():
+            full = 255 if dtype == torch.uint8 else 65535
+            with device_of(x):
+                pointwise.float_to_image_kernel[_flat(y)](
+                    x, y.view(_INTS[dtype.itemsize]), y.numel(), FULL=full, BLOCK=_BLOCK
+                )
+        return y
+
+
+class _Conv2d:
+    """conv2d of arguments like the first."""
+
+    def __init__(self, a: ConvArgs) -> None:
+        self.shape = a.output_shape()
+        self.format = memory_format_of(a.input)
+        self.converts = dense_strides(self.shape, self.format) != dense_strides(
+            self.shape, torch.channels_last
+        )
+        self.plan: ConvPlan | None = None
+
+    def __call__(self, a: ConvArgs) -> Tensor:
+        y = _empty(self.shape, a.input)
+        if self.plan is None:
+            self.plan = ConvPlan(a, y)
+        self.plan.run(a, y)
+        return with_format(y, self.format) if self.converts else y
+
+
+class _DenseBlock:
+    """dense_block of arguments like the first. Each layer reads the block's input and what has grown so far,
+    slices of one buffer: nothing is concatenated."""
+
+    def __init__(self, a: DenseBlockArgs) -> None:
+        self.format = memory_format_of(a.input)
+        self.plans: list[ConvPlan | None] = [None] * len(a.weights)
+
+    def _layer(self, a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
+        layer = ConvArgs(x, a.weights[i], a.biases[i], padding=(a.weights[i].shape[2] // 2,) * 4)
+        if i < len(a.weights) - 1:
+            layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
+        else:
+            layer.scale, layer.residuals = a.scale, [(x, a.input_scale), *a.residuals]
+        return layer
+
+    def _run(self, i: int, layer: ConvArgs, grown: Tensor, y: Tensor) -> None:
+        """The convolution of layer.input and, behind its channels, of `grown`, into y."""
+        made = self.plans[i]
+        if made is None:
+            load = plan.load_of(layer)
+            c = plan.choose(layer, load)
+            reads_both = load == "boxes" and layer.input.shape[1] % c.bk == 0 and plan.takes_boxes(grown)
+            if grown.shape[1] and not reads_both:
+                layer.input = pixel_major(torch.cat([layer.input, grown], 1))
+                made = ConvPlan(layer, y)
+            else:
+                made = ConvPlan(layer, y, load, c, grown.shape[1])
+            self.plans[i] = made
+        elif made.second != grown.shape[1]:
+            layer.input = pixel_major(torch.cat([layer.input, grown], 1))
+        made.run(layer, y, grown if made.second else None)
+
+    def __call__(self, a: DenseBlockArgs) -> Tensor:
+        x = pixel_major(a.input)
+        n, _, h, w = x.shape
+        widths = [weight.shape[0] for weight in a.weights[:-1]]
+        grown = _empty((n, max(sum(widths), 1), h, w), x)
+        end = 0
+        for i, weight in enumerate(a.weights):
+            width = weight.shape[0]
+            y = grown[:, end : end + width] if i < len(widths) else _empty((n, width, h, w), x)
+            self._run(i, self._layer(a, i, x), grown[:, :end], y)
+            end += width
+        return with_format(y, self.format)
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    return like.new_empty_strided(tuple(shape), dense_strides(shape, torch.channels_last))
+
+
+def _flat(y: Tensor) -> tuple[int]:
+    return (-(-y.numel() // _BLOCK),)
+
+
+def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:
+    memory_format = memory_format_of(x)
+    x = with_format(x, memory_format)
+    y = x.new_empty_strided(shape, dense_strides(shape, memory_format))
+    record(f"triton/{op}")
+    n, c, h, w = shape
+    last = memory_format == torch.channels_last
+    length, rows = (w * c, n * h) if last else (w, n * c * h)
+    if y.numel():
+        ints = _INTS[x.dtype.itemsize]
+        xn, xc, xy, xx = x.stride()
+        yn, yc, yy, _ = y.stride()
+        block = min(_BLOCK, configs.power_of_two(length))
+        with device_of(x):
+            pointwise.shuffle_kernel[(-(-length // block), rows)](
+                x.view(ints), y.view(ints), length, h, xn, xc, xy, xx, yn, yc, yy,
+                C=c, R=factor, INVERSE=inverse, LAST=last, BLOCK=block,
+            )  # fmt: skip
+    return y
+
+
+def _dtype_reasons(tensors: Sequence[Tensor | None]) -> list[str]:
+    """All have one dtype, see ops/_check.py."""
+    found = sorted({str(t.dtype) for t in tensors if t is not None and t.dtype not in plan.DTYPES})
+    return [f"the kernels take float16, bfloat16 and float32, not {', '.join(found)}"] if found else []
+
+
+def _conv_reasons(a: ConvArgs) -> list[str]:
+    reasons = _dtype_reasons([a.input])
+    if a.groups > 1:
+        reasons.append(f"{a.groups} groups: only 1 has a kernel")
+    if a.upsample > 1 and (max(a.stride) > 1 or max(a.dilation) > 1):
+        reasons.append("upsample needs stride 1 and dilation 1")
+    window = max(a.weight.shape[2:]) * max(a.dilation)
+    tensors = [a.input, *(r for r, _ in a.residuals), *([] if a.base is None else [a.base])]
+    rows = _LARGEST_TILE * 2 * max(a.upsample, a.pixel_shuffle) + window
+    if plan.overflows(tensors, rows, rows):
+        reasons.append("rows are too long for offsets of 32 bits within a tile")
+    return reasons or selfcheck.reasons(a.input.device, plan.load_of(a))
+
+
+def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
+    reasons = _dtype_reasons([a.input])
+    if len(a.residuals) > 1:
+        reasons.append("the kernels add two residuals at most, and the block's input is one of them")
+    if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 for w in a.weights):
+        reasons.append("kernels must be square and odd")
+    if plan.overflows([a.input], 2 * _LARGEST_TILE, 2 * _LARGEST_TILE):
+        reasons.append("rows are too long for offsets of 32 bits within a tile")
+    return reasons or selfcheck.reasons(a.input.device, "boxes")

@@ -1,0 +1,215 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every Triton kernel over the shared ragged samples, through Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sr_kernels import ops, reference
+from sr_kernels.backends import record_kernels
+from sr_kernels.backends.base import BackendError, ConvArgs
+from sr_kernels.backends.triton import configs, plan, selfcheck
+from tests import samples
+from tests.closeness import assert_as_close
+
+pytestmark = pytest.mark.usefixtures("interpreted", "poisoned")
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def refused(sample):
+    """What the backend has no kernel for."""
+    return sample.groups > 1 or (sample.upsample > 1 and sample.stride != 1)
+
+
+def by_name(sample):
+    return sample.name
+
+
+def check(sample, dtype, load=""):
+    """The sample on this backend against the reference in float64; the kernels that ran."""
+    arguments = sample.arguments(dtype)
+    with record_kernels() as names:
+        y = ops.conv2d(**arguments, backend="triton")
+    assert names
+    assert all(name.startswith(f"triton/conv2d_{load}") for name in names), names
+    plain = samples.plain(sample, arguments)
+    eager = reference.conv2d(**plain)
+    assert y.shape == eager.shape
+    if y.numel():
+        assert_as_close(y, eager, reference.conv2d(**samples.convert(plain, torch.float64)))
+
+
+@pytest.mark.parametrize("sample", samples.CONVS, ids=by_name)
+def test_conv2d(sample):
+    if refused(sample):
+        with pytest.raises(BackendError, match=r"groups|upsample needs"):
+            ops.conv2d(**sample.arguments(torch.float16), backend="triton")
+    else:
+        check(sample, torch.float16)
+
+
+@every_dtype
+@pytest.mark.parametrize("sample", [s for s in samples.SMALL_CONVS if not refused(s)], ids=by_name)
+def test_small_conv2d(sample, dtype):
+    check(sample, dtype)
+
+
+LOADED = {
+    "boxes": samples.Conv(shape=(2, 24, 9, 19), channels=33, layout="channels_last", activation="silu"),
+    "pointers": samples.Conv(shape=(2, 11, 9, 19), channels=33, stride=2, residuals=(0.5,)),
+    "window": samples.Conv(shape=(2, 3, 9, 19), channels=33, activation="prelu", slopes=33),
+    "taps": samples.Conv(shape=(2, 24, 9, 19), channels=3, base="same"),
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("load", LOADED)
+def test_each_way_of_reading(load, dtype):
+    check(LOADED[load], dtype, load)
+
+
+@pytest.mark.parametrize("load", ["boxes", "pointers", "window"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_configurations(load, swap, monkeypatch):
+    """Tiles narrower and wider than the picture, several blocks of channels either way."""
+    sample = samples.Conv(
+        shape=(1, 24, 9, 19), channels=40, residuals=(0.5,), activation="gelu", layout="channels_last"
+    )
+    for th, tw, bn, bk in ((4, 8, 16, 32), (1, 32, 64, 16), (16, 32, 32, 64)):
+        config = configs.Config(th, tw, bn, bk, swap=swap)
+        monkeypatch.setattr(plan, "load_of", lambda a: load)
+        monkeypatch.setattr(configs, "choose", lambda *a, config=config: config)
+        with record_kernels() as names:
+            y = ops.conv2d(**sample.arguments(torch.float16), backend="triton")
+        assert names == [f"triton/conv2d_{load}/{th}x{tw}x{bn}{'t' if swap else ''}"]
+        plain = samples.plain(sample, sample.arguments(torch.float16))
+        exact = reference.conv2d(**samples.convert(plain, torch.float64))
+        assert_as_close(y, reference.conv2d(**plain), exact)
+        plan_cache_is_cold()
+
+
+def plan_cache_is_cold():
+    from sr_kernels.backends import registry
+
+    registry._prepared.clear()
+
+
+def test_an_unaligned_input_is_read_by_pointers():
+    """What was prepared for an aligned tensor gets one that no descriptor can describe."""
+    weight = torch.randn(8, 16, 3, 3).half()
+    storage = torch.randn(16 * 9 * 7 + 8).half()
+    found = []
+    for offset in (0, 3):
+        x = storage[offset : offset + 16 * 9 * 7].view(1, 9, 7, 16).permute(0, 3, 1, 2)
+        with record_kernels() as names:
+            y = ops.conv2d(x, weight, padding=1, backend="triton")
+        assert_as_close(
+            y,
+            torch.nn.functional.conv2d(x, weight, padding=1),
+            torch.nn.functional.conv2d(x.double(), weight.double(), padding=1),
+        )
+        found += names
+    aligned = storage.data_ptr() % 16 == 0
+    assert aligned
+    assert [name.split("/")[1] for name in found] == ["conv2d_boxes", "conv2d_pointers"]
+
+
+DENSE = [
+    *samples.DENSE,
+    samples.Dense(shape=(1, 32, 9, 11), growth=(16, 16, 16, 16), layout="channels_last", residuals=(0.5,)),
+]
+
+
+@pytest.mark.parametrize("sample", DENSE, ids=by_name)
+def test_dense_block(sample):
+    arguments = sample.arguments(torch.float16)
+    if len(sample.residuals) > 1:
+        with pytest.raises(BackendError, match="two residuals"):
+            ops.dense_block(**arguments, backend="triton")
+        return
+    with record_kernels() as names:
+        y = ops.dense_block(**arguments, backend="triton")
+    assert len(names) == len(sample.growth) + 1
+    assert all(name.startswith("triton/conv2d") for name in names)
+    plain = {**arguments, "residuals": arguments.pop("residual", None) or ()}
+    plain.pop("residual", None)
+    eager = reference.dense_block(**plain)
+    assert y.shape == eager.shape
+    if y.numel():
+        assert_as_close(y, eager, reference.dense_block(**samples.convert(plain, torch.float64)))
+
+
+@pytest.mark.parametrize("op", ["pixel_shuffle", "pixel_unshuffle"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", samples.LAYOUTS)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_shuffles(op, dtype, layout, factor):
+    x = torch.randn(2, 3 * factor**2, 2 * factor, 5 * factor).to(dtype)
+    x = samples.arrange(x, layout)
+    with record_kernels() as names:
+        y = getattr(ops, op)(x, factor, backend="triton")
+    assert names == [f"triton/{op}"]
+    assert torch.equal(y, getattr(reference, op)(x, factor))
+
+
+@every_dtype
+@pytest.mark.parametrize("residuals", [(1.0,), (0.2, -1.5)])
+def test_residual_add(dtype, residuals):
+    x = torch.randn(2, 3, 5, 7).to(dtype)
+    others = [(torch.randn(2, 3, 5, 7).to(dtype), weight) for weight in residuals]
+    with record_kernels() as names:
+        y = ops.residual_add(x, others, scale=0.3, backend="triton")
+    assert names == ["triton/residual_add"]
+    exact = reference.residual_add(*samples.convert([x, others], torch.float64), scale=0.3)
+    assert_as_close(y, reference.residual_add(x, others, scale=0.3), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16], ids=str)
+def test_pictures(dtype):
+    full = 255 if dtype == torch.uint8 else 65535
+    image = torch.linspace(0, full, 3 * 7 * 11).round().to(torch.int32).to(dtype).view(7, 11, 3)
+    with record_kernels() as names:
+        y = ops.image_to_float(image, backend="triton")
+        again = ops.float_to_image(y, dtype, backend="triton")
+    assert names == ["triton/image_to_float", "triton/float_to_image"]
+    assert torch.equal(y, reference.image_to_float(image))
+    assert torch.equal(again.to(torch.int32), image.to(torch.int32))
+    halves = torch.tensor([0.5, 1.5, 2.5, -3.0, full + 9.0, float("nan"), float("inf"), -0.0]) / full
+    halves = halves.view(1, 1, 2, 4)
+    found = ops.float_to_image(halves, dtype, backend="triton")
+    assert torch.equal(found.to(torch.int32), reference.float_to_image(halves, dtype).to(torch.int32))
+
+
+def test_special_values():
+    """NaN and infinities come out where eager's do, or, where eager errs, where they are in float64."""
+    x = torch.randn(1, 4, 9, 9)
+    x[0, 0, 1, 1], x[0, 1, 4, 4], x[0, 2, 7, 7] = torch.nan, torch.inf, -torch.inf
+    weight = torch.randn(8, 4, 3, 3)
+    for activation in reference.ACTIVATIONS:
+        slopes = torch.rand(8) if activation == "prelu" else None
+        a = {"padding": 1, "activation": activation, "prelu_weight": slopes}
+        y = ops.conv2d(x, weight, **a, backend="triton")
+        a["padding"] = (1, 1, 1, 1)
+        eager = reference.conv2d(x, weight, **a)
+        a = samples.convert(a, torch.float64)
+        exact = reference.conv2d(x.double(), weight.double(), **a)
+        for mask in (torch.isnan, torch.isposinf, torch.isneginf):
+            assert ((mask(y) == mask(eager)) | (mask(y) == mask(exact))).all(), (activation, mask)
+
+
+@pytest.mark.parametrize("load", configs.LOADS)
+def test_self_check_passes_and_fails(load, monkeypatch):
+    device = torch.device("cpu")
+    assert selfcheck.check(device, load) == ""
+    run = plan.ConvPlan.run
+
+    def wrong(self, a: ConvArgs, y, x2=None):
+        run(self, a, y, x2)
+        y[0, -1, -1, -1] += 1
+
+    monkeypatch.setattr(plan.ConvPlan, "run", wrong)
+    assert "largest error" in selfcheck.check(device, load)
