@@ -90,7 +90,7 @@ gpu-build:
 gpu-check: gpu-build
 	workers=$$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(GPU_WORKERS)' || true); \
 	    timeout --signal=INT --kill-after=20 $(GPU_SECONDS) \
-	    $(GPU_PYTHON) -m pytest tests/gpu --tb=short $$workers $(PYTEST_ARGS)
+	    $(GPU_PYTHON) -m pytest tests/gpu -q --tb=short --show-capture=no $$workers $(PYTEST_ARGS)
 
 # The four tools of compute-sanitizer over small shapes, each with its time limit.
 SANITIZER_TOOLS ?= memcheck racecheck initcheck synccheck
