@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.gpu: error: {error}", file=sys.stderr)
         return 2
     print(report.text(run))
-    for line in report.wrong(run):
-        print(f"WRONG or failed: {line}")
+    if found := report.wrong(run):
+        print(f"{len(found)} results of ours are wrong or missing: {', '.join(found)}")
     print(f"{target or 'nothing was written'}, {time.monotonic() - start:.0f} s")
     return 1 if report.wrong(run) else 0
 

@@ -28,6 +28,8 @@ GROUPS = {
     "network": "Whole networks",
     "called": "Whole networks, as called from Python",
 }
+SHORT = {"eager": "NCHW", "eager_cl": "chan_last", "compiled": "compile", "compiled_max": "max-auto"}
+LAST = ("TFLOP/s", "GB/s", "of the floor", "ours to the best peer", "RMS error ours / eager")
 NOT_YET = "Not measured yet: no results of a GPU are in `benchmarks/results`."
 
 
@@ -61,9 +63,7 @@ def row(run: GpuRun, case: CaseResult, names: Sequence[str]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return {"eager": "eager", "eager_cl": "channels_last", "compiled_max": "max-autotune"}.get(
-        name, "compile"
-    )
+    return SHORT.get(name, name)
 
 
 def columns(cases: Sequence[CaseResult]) -> list[str]:
@@ -76,22 +76,31 @@ def table(run: GpuRun, cases: Sequence[CaseResult]) -> tuple[list[str], list[lis
     """Headings and rows."""
     names = columns(cases)
     heads = ["case", *(TITLES.get(name, name) for name in names)]
-    heads += ["TFLOP/s", "GB/s", "of the floor", "ours to the best peer", "RMS error ours / eager"]
-    return heads, [row(run, case, names) for case in cases]
+    return [*heads, *LAST], [row(run, case, names) for case in cases]
 
 
 def text(run: GpuRun) -> str:
-    """The run for the terminal: lines of even columns."""
+    """The run for the terminal: even columns, short names."""
     lines = [provenance(run)]
     for group, title in GROUPS.items():
         cases = [case for case in run.cases if case.group == group]
         if not cases:
             continue
-        heads, rows = table(run, cases)
+        rows = table(run, cases)[1]
+        heads = [
+            "case",
+            *map(_short, columns(cases)),
+            "TFLOP/s",
+            "GB/s",
+            "floor",
+            "best peer",
+            "RMS ours/eager",
+        ]
         widths = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
         lines += ["", f"{title}, microseconds"]
         for cells in (heads, *rows):
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)))
+            padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            lines.append(" ".join(padded).rstrip())
     return "\n".join([*lines, "", *notes(run)])
 
 
