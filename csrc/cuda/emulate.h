@@ -74,6 +74,7 @@ struct Block {
     dim3 size, grid, index;
     int current, alive, arrived, turn;
     int64_t idle;
+    bool early;
     jmp_buf out;
     std::function<void()> body;
 };
@@ -144,12 +145,18 @@ inline char* shared_at(uint32_t address, uint32_t bytes, uint32_t alignment) {
     return block->shared + address;
 }
 
+inline void land(const Copy& copy) {
+    std::memset(copy.to, 0, copy.size);
+    std::memcpy(copy.to, copy.from, copy.bytes);
+}
+
+inline void start(const Copy& copy) { block->early ? land(copy) : self().copies.push_back(copy); }
+
+// All but the `pending` latest groups of this thread.
 inline void land(int pending) {
     Fibre& fibre = self();
     while (!fibre.copies.empty() && fibre.copies.front().group < fibre.group - pending) {
-        const Copy& copy = fibre.copies.front();
-        std::memset(copy.to, 0, copy.size);
-        std::memcpy(copy.to, copy.from, copy.bytes);
+        land(fibre.copies.front());
         fibre.copies.pop_front();
     }
 }
@@ -166,6 +173,8 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
     Block here{};
     here.size = size, here.grid = grid, here.bytes = bytes;
     here.body = body;
+    const char* early = std::getenv("SRK_EMULATE_EARLY");
+    here.early = early && *early == '1';
     const int count = static_cast<int>(size.x * size.y * size.z);
     here.fibres = std::vector<Fibre>(count);
     here.memory.resize(bytes + 1024);

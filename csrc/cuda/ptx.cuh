@@ -67,9 +67,8 @@ inline uint32_t shared_address(const void* p) {
 
 // 16 bytes from global to shared memory, of which `bytes` are read and the others zero.
 inline void copy_async(uint32_t to, const void* from, int bytes) {
-    emulate::Fibre& fibre = emulate::self();
     if (bytes && reinterpret_cast<uintptr_t>(from) % 16) emulate::fail("a misaligned asynchronous copy");
-    fibre.copies.push_back({emulate::shared_at(to, 16, 16), from, bytes, 16, fibre.group});
+    emulate::start({emulate::shared_at(to, 16, 16), from, bytes, 16, emulate::self().group});
 }
 inline void copy_commit() { ++emulate::self().group; }
 // Waits until at most `Pending` of this thread's latest groups are under way.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels import _C
-from sr_kernels.backends.kept import cached
+from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import channel_order, weights_of_phases
 
 
@@ -44,7 +44,7 @@ def vector(x: Tensor | None, co: int, kernel: Kernel, shuffle: int) -> Tensor:
     """Bias or PReLU weights (Co,) or (1,), in the packed order, padded with zeros to whole blocks."""
     block = kernel.block
     if x is None:
-        return _zeros(co + -co % block)
+        return zeros(co + -co % block, torch.device("cpu"))
     if (
         shuffle == 1
         and co % block == 0
@@ -58,16 +58,6 @@ def vector(x: Tensor | None, co: int, kernel: Kernel, shuffle: int) -> Tensor:
         return _pad_channels(channel_order(x.detach().float().expand(co), shuffle), block).contiguous()
 
     return cached(x, ("vector", co, block, shuffle), make)
-
-
-_zero_vectors: dict[int, Tensor] = {}
-
-
-def _zeros(count: int) -> Tensor:
-    found = _zero_vectors.get(count)
-    if found is None:
-        found = _zero_vectors[count] = torch.zeros(count)
-    return found
 
 
 def weights(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: int, left: int) -> list[Tensor]:

@@ -74,6 +74,7 @@ def _name(index: int) -> str:
     return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {driver}"
 
 
+@torch.no_grad()
 def _check(device: torch.device, index: int) -> dict[str, str]:
     names = [*(kernel.name for kernel in cuda_plan.kernels()), _MEMORY]
     key = f"{_name(index)} | cuda | {cuda_plan.native.build_id}"
@@ -99,7 +100,7 @@ def _check(device: torch.device, index: int) -> dict[str, str]:
 
 
 def _normal(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def check_kernel(device: torch.device, name: str) -> str:
@@ -123,7 +124,7 @@ def _check_layer(
     h, w = 17, 19
 
     def given(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+        return torch.randn(shape, generator=random, dtype=torch.float64, device="cpu").to(dtype)
 
     def picture(c: int, h: int, w: int) -> Tensor:
         return given(1, c, h, w).contiguous(memory_format=torch.channels_last)
@@ -167,21 +168,28 @@ def check_memory_ops(device: torch.device) -> str:
 
     random = _normal(0)
     for layout in (torch.contiguous_format, torch.channels_last):
-        coarse = torch.randn(2, 12, 3, 5, generator=random).contiguous(memory_format=layout)
+        coarse = torch.randn(2, 12, 3, 5, generator=random, dtype=torch.float32, device="cpu")
+        coarse = coarse.contiguous(memory_format=layout)
         fine = reference.pixel_shuffle(coarse, 2)
         if not torch.equal(cuda.shuffle(coarse.to(device), 2).cpu(), fine):
             return f"pixel_shuffle, {layout}"
         fine = fine.contiguous(memory_format=layout)
         if not torch.equal(cuda.unshuffle(fine.to(device), 2).cpu(), coarse):
             return f"pixel_unshuffle, {layout}"
-    x, r = torch.randn(2, 1, 3, 5, 7, generator=random, dtype=torch.float64).half()
+    x, r = torch.randn(2, 1, 3, 5, 7, generator=random, dtype=torch.float64, device="cpu").half()
     y = cuda.add(x.to(device), [(r.to(device), -2.0), (x.to(device), 0.5)], 0.25).cpu()
     exact = 0.75 * x.double() - 2.0 * r.double()
     if not bool(((y.double() - exact).abs() <= 2.0**-10 * exact.abs() + 2.0**-20).all()):
         return "residual_add"
     for dtype in (torch.uint8, torch.uint16):
         top = 255 if dtype == torch.uint8 else 65535
-        picture = torch.linspace(0, top, 105).round().to(torch.int32).to(dtype).view(5, 7, 3)
+        picture = (
+            torch.linspace(0, top, 105, dtype=torch.float64, device="cpu")
+            .round()
+            .to(torch.int32)
+            .to(dtype)
+            .view(5, 7, 3)
+        )
         floats = cuda.to_float(picture.to(device))
         if not torch.equal(floats.cpu(), reference.image_to_float(picture)):
             return f"image_to_float, {dtype}"

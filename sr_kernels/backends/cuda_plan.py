@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels.backends.base import ConvArgs
-from sr_kernels.backends.kept import cached
+from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
@@ -64,15 +64,14 @@ def is_plain(a: ConvArgs) -> bool:
 def choose(co: int, inputs: int, plain: bool, left_out: Sequence[str] = ()) -> Kernel | None:
     """The kernel for `inputs` per tap, all taps of a gathered one; None where none is left.
 
-    Least work first: outputs and inputs padded to whole blocks, and for each block of outputs what reading
-    the pixels costs, about as much as 16 outputs. Then the widest block, then the longest step.
+    Least work first: outputs and inputs padded to whole blocks, for each block of outputs what reading the
+    pixels costs, about as much as 16 outputs, and for each step as much as 8 inputs. Then the widest block.
     """
     able = [k for k in kernels() if (plain or k.full) and k.name not in left_out]
 
     def cost(k: Kernel) -> tuple[float, ...]:
-        blocks = math.ceil(co / k.channels)
-        work = blocks * (k.channels + 16) * math.ceil(inputs / k.depth) * k.depth
-        return work, -k.channels, k.full, -k.depth
+        blocks, steps = math.ceil(co / k.channels), math.ceil(inputs / k.depth)
+        return blocks * (k.channels + 16) * steps * (k.depth + 8), -k.channels, k.full
 
     return min(able, key=cost) if able else None
 
@@ -103,44 +102,16 @@ def lay_out(x: Tensor) -> Tensor:
     return wide[:, :c].copy_(x)
 
 
-def _keeps(x: Tensor) -> bool:
-    """What is made while a graph is captured holds nothing yet, and its memory belongs to the graph."""
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _kept(x: Tensor, key: Hashable, make: Callable[[], T]) -> T:
-    """As `cached`, for use on any stream."""
-
-    def made() -> T:
-        value = make()
-        if x.is_cuda and _keeps(x):
-            torch.cuda.current_stream(x.device).synchronize()
-        return value
-
-    return cached(x, key, made, _keeps(x))
-
-
-_zero_vectors: dict[tuple[int, torch.device], Tensor] = {}
-
-
 def _vector(x: Tensor | None, like: Tensor, co: int, kernel: Kernel, shuffle: int) -> Tensor:
     """Bias or PReLU weights (Co,) or (1,), float32, in packed order, padded to whole blocks with zeros."""
     padding = -co % kernel.channels
     if x is None:
-        key = co + padding, like.device
-        zeros = _zero_vectors.get(key)
-        if zeros is None:
-            zeros = torch.zeros(co + padding, device=like.device)
-            if _keeps(like):
-                if like.is_cuda:
-                    torch.cuda.current_stream(like.device).synchronize()
-                _zero_vectors[key] = zeros
-        return zeros
+        return zeros(co + padding, like.device)
 
     def make() -> Tensor:
         return F.pad(channel_order(x.detach().float().expand(co), shuffle), (0, padding)).contiguous()
 
-    return _kept(x, ("cuda vector", co, kernel.channels, shuffle), make)
+    return cached(x, ("cuda vector", co, kernel.channels, shuffle), make)
 
 
 def pack(w: Tensor, kernel: Kernel, gathers: bool, shuffle: int) -> Tensor:
@@ -203,7 +174,7 @@ class ConvPlan:
                 for part, gathers in zip(parts, self.gathers, strict=True)
             ]
 
-        return _kept(a.weight, ("cuda weights", self.kernel, tuple(self.gathers), *self.settings), make)
+        return cached(a.weight, ("cuda weights", self.kernel, tuple(self.gathers), *self.settings), make)
 
     def run(self, a: ConvArgs, x: Tensor, y: Tensor) -> None:
         """Launches it on tensors like those that it was planned for."""

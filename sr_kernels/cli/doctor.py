@@ -117,6 +117,21 @@ def _extension() -> Lines:
     yield "kernels", ", ".join(kernel.name for kernel in cpu.current_isa().kernels)
 
 
+def _cuda() -> Lines:
+    from sr_kernels.backends import cuda_plan
+
+    native = cuda_plan.native
+    if native is None:
+        if importlib.util.find_spec("sr_kernels._cuda") is not None:
+            raise _Broken(f"{cuda_plan.missing}; install sr_kernels again")
+        yield "built", f"no: {cuda_plan.missing}"
+        return
+    yield "built", f"yes, {native.__file__}"
+    yield "build id", native.build_id
+    yield "architectures", ", ".join(f"sm_{arch}" for arch in native.archs.split())
+    yield "kernels", ", ".join(kernel.name for kernel in cuda_plan.kernels())
+
+
 def _openmp() -> Lines:
     import torch
 
@@ -146,9 +161,11 @@ def _self_checks() -> Lines:
     if importlib.util.find_spec("sr_kernels._C") is None:
         yield "cpu", "no native kernels to check"
         return
-    from sr_kernels.backends import selfcheck
+    from sr_kernels.backends import available_backends, cuda_check, selfcheck
 
     report = selfcheck.report()
+    if not available_backends()["cuda"]:
+        report = {**report, **cuda_check.report()}
     yield from report.items()
     failed = [name for name, result in report.items() if result != "passed"]
     if failed:
@@ -182,6 +199,7 @@ SECTIONS: tuple[tuple[str, Callable[[], Lines]], ...] = (
     ("Processor", _cpu),
     ("GPU", _gpu),
     ("Native extension", _extension),
+    ("CUDA kernels", _cuda),
     ("OpenMP", _openmp),
     ("Backends", _backends),
     ("Self-checks", _self_checks),

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         for outcome in tune.tune(tasks, most=args.most, workers=args.workers, progress=bar.watch("tuning")):
             key = outcome.layer.key()
             if not outcome.times:
-                print(f"{key:<36} no configuration of {outcome.failed} ran")
+                print(
+                    f"{key:<36} no configuration of {len(outcome.failed)} ran; the first: {outcome.failed[0]}"
+                )
                 continue
             seconds, winner = outcome.times[0]
             usual = next((s for s, c in outcome.times if c == configs.default(outcome.layer)), None)
@@ -59,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
             everything.append(
                 {"key": key, "task": asdict(outcome.task), "failed": outcome.failed, "times": times}
             )
-    if args.json:
-        Path(args.json).write_text(json.dumps({"device": plan.device_key(0), "layers": everything}, indent=1))
+            if args.json:  # anew after each layer: what was measured stays if the run is cut short
+                found = {"device": plan.device_key(0), "layers": everything}
+                Path(args.json).write_text(json.dumps(found, indent=1))
     if best:
         print(f"kept in {configs.keep(plan.device_key(0), best)}")
     return 0 if best else 1

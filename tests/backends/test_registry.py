@@ -61,7 +61,8 @@ def test_order_holds_the_gpu_backends():
     assert registry.order("xpu") == ("torch",)
     backends = available_backends()
     assert backends["torch"] == []
-    assert backends["cuda"] == ["not in this build"]
+    sees_gpu = torch.cuda.is_available()
+    assert sees_gpu or any("not in this build" in r or "no NVIDIA GPU" in r for r in backends["cuda"])
     assert "triton" in backends
 
 

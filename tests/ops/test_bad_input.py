@@ -105,7 +105,7 @@ CASES = [
         ["base", "(1, 8, 2, 2)", "(1, 8, 4, 3)"],
     ),
     (conv(backend="gpu"), ValueError, ["backend", "gpu", "cpu"]),
-    (conv(backend="cuda"), BackendError, ["cuda", "not in this build"]),
+    (conv(backend="cuda"), BackendError, ["cuda", "cannot run this"]),
     (conv(backend="triton"), BackendError, ["triton", "not in this build"]),
     (block(weights=torch.ones(2)), TypeError, ["weights", "Tensor"]),
     (block(biases=[None]), ValueError, ["weights", "biases", "2", "1"]),

@@ -114,8 +114,9 @@ class TritonBackend(Backend):
             full = 255 if dtype == torch.uint8 else 65535
             with device_of(x):
                 pointwise.float_to_image_kernel[_flat(y)](
-                    x, y.view(_INTS[dtype.itemsize]), y.numel(), FULL=full, BLOCK=_BLOCK
-                )
+                    x, y.view(_INTS[dtype.itemsize]), y.numel(), FULL=full, BLOCK=_BLOCK,
+                    enable_fp_fusion=False,  # a product is rounded before halves are
+                )  # fmt: skip
         return y
 
 

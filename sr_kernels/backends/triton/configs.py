@@ -75,7 +75,7 @@ def default(layer: Layer) -> Config:
     """The rule for layers that no table has."""
     bn = min(max(power_of_two(layer.co), 16), 64)
     if layer.load == "taps":
-        return Config(16, 16, 16, min(max(power_of_two(layer.ci), 16), 64), 8, 2)
+        return Config(4, 64, 16, min(max(power_of_two(layer.ci), 16), 64), 8, 3)
     if layer.load == "window":
         return Config(8, 16, bn, 32, 4, 2)
     bk = min(max(power_of_two(layer.ci), 16), 64 if layer.bytes == 2 else 32)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,20 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 INTERPRETED = triton.knobs.runtime.interpret
 
 
+_ready = threading.local()
+
+
 def device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device: makes it x's."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+    if not x.is_cuda:
         return contextlib.nullcontext()
-    return torch.cuda.device(x.device)
+    index = x.device.index
+    if index not in _ready.__dict__.setdefault("devices", set()):
+        torch.cuda.mem_get_info(
+            index
+        )  # descriptors need the thread's context, which the runtime binds at need
+        _ready.devices.add(index)
+    return contextlib.nullcontext() if index == torch.cuda.current_device() else torch.cuda.device(index)
 
 
 class Launch:

@@ -18,7 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sr_kernels import config
 from sr_kernels.backends.base import ConvArgs, dense_strides
-from sr_kernels.backends.kept import cached
+from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import channel_order, phases, weights_of_phases
 from sr_kernels.backends.registry import record
 from sr_kernels.backends.triton import configs
@@ -28,8 +28,9 @@ from sr_kernels.backends.triton.launch import INTERPRETED, Launch, device_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WINDOW_INPUTS = 8  # up to so many, taps and channels together are the inner dimension
-_TAPS_COLUMNS = 64  # outputs times taps, both rounded up to powers of two, up to which "taps" is the way
-_TAPS_SIZE = 8  # rows and columns of such a window: it has to fit many times into a tile
+_TAPS_COLUMNS = (
+    64  # outputs times a row's taps, both rounded up to powers of two, up to which "taps" is the way
+)
 _INT32 = 2**31 - 1
 
 
@@ -82,19 +83,22 @@ def load_of(a: ConvArgs) -> str:
     """How the input is read, see kernels/conv.py; by shapes and strides alone, but for the alignment of x."""
     if a.weight.shape[1] <= _WINDOW_INPUTS:
         return "window"
-    co, _, kh, kw = a.weight.shape
-    columns = power_of_two(co) * _taps(kh * kw)
-    if columns <= _TAPS_COLUMNS and max(*a.stride, *a.dilation) == 1 and max(kh, kw) <= _TAPS_SIZE:
+    co, kw = a.weight.shape[0], a.weight.shape[3]
+    if max(*a.stride, *a.dilation) == 1 and power_of_two(co) * _taps(kw, co) <= _TAPS_COLUMNS:
         return "taps"
-    index = a.input.device.index or 0
-    x = a.input if a.input.stride(1) == 1 else None  # a copy is aligned where its channels are
-    fits = takes_boxes(x) if x is not None else a.input.shape[1] * a.input.element_size() % 16 == 0
-    return "boxes" if max(a.stride) == 1 and fits and has_boxes(index) else "pointers"
+    return "boxes" if max(a.stride) == 1 and fits_boxes(a.input) else "pointers"
 
 
-def _taps(taps: int) -> int:
-    """The columns that so many taps take; a product has 16 at least."""
-    return max(power_of_two(taps), 16)
+def fits_boxes(x: Tensor) -> bool:
+    """Whether x, or its channels_last copy, can be read by descriptors there."""
+    if not has_boxes(x.device.index or 0):
+        return False
+    return takes_boxes(x) if x.stride(1) == 1 else x.shape[1] * x.element_size() % 16 == 0
+
+
+def _taps(kw: int, co: int) -> int:
+    """The columns that a row's taps take for each output; a product has 16 at least."""
+    return max(power_of_two(kw), 16 // power_of_two(co))
 
 
 def layer_of(a: ConvArgs, load: str) -> configs.Layer:
@@ -121,7 +125,7 @@ def precision_of(dtype: torch.dtype) -> str:
 def _packed_vector(x: Tensor | None, co: int, padded: int, shuffle: int, like: Tensor) -> Tensor:
     """Bias or PReLU weights (Co,) or (1,) as float32 (padded,) in packed order."""
     if x is None:
-        return _zeros(padded, like.device)
+        return zeros(padded, like.device)
 
     def make() -> Tensor:
         y = channel_order(x.detach().float().expand(co), shuffle)
@@ -130,24 +134,18 @@ def _packed_vector(x: Tensor | None, co: int, padded: int, shuffle: int, like: T
     return cached(x, ("triton vector", co, padded, shuffle), make)
 
 
-@functools.cache
-def _zeros(count: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.zeros(count, device=device)
-
-
 def _packed_weights(a: ConvArgs, load: str, c: configs.Config) -> list[Any]:
     """Of each phase, zeros where channels are padded: (taps*COP, CIP), in boxes for "boxes"; (COP, CIP) for
-    "window"; (COP*TAPS, CIP) for "taps"."""
+    "window"; (KH*COP*TAPS, CIP) for "taps"."""
     s, u, top, left = a.pixel_shuffle, a.upsample, a.padding[2], a.padding[0]
 
     def pack(w: Tensor) -> Any:
         w = channel_order(w, s)
         if load == "taps":
-            w = w.flatten(2).transpose(1, 2)  # (Co, taps, Ci)
-            co, taps, ci = w.shape
-            w = F.pad(w, (0, -ci % c.bk, 0, _taps(taps) - taps, 0, power_of_two(co) - co))
-            return w.flatten(0, 1).contiguous()
+            w = w.permute(2, 0, 3, 1)  # (kh, Co, kw, Ci)
+            _, co, kw, ci = w.shape
+            w = F.pad(w, (0, -ci % c.bk, 0, _taps(kw, co) - kw, 0, power_of_two(co) - co))
+            return w.flatten(0, 2).contiguous()
         w = w.permute(2, 3, 0, 1)  # (kh, kw, Co, Ci)
         if load == "window":
             w = w.permute(2, 0, 1, 3).flatten(1).unsqueeze(0)  # (1, Co, taps*Ci)
@@ -167,17 +165,25 @@ class ConvPlan:
     """A convolution but for its tensors: decided by shapes, strides, dtypes and numbers. Threads share it."""
 
     def __init__(
-        self, a: ConvArgs, y: Tensor, load: str = "", c: configs.Config | None = None, second: int = 0
+        self,
+        a: ConvArgs,
+        y: Tensor,
+        load: str = "",
+        c: configs.Config | None = None,
+        second: int = 0,
+        boxed: bool = True,
     ) -> None:
         """y: the result (N, Co/r^2, Ho*r, Wo*r) or any tensor of its shape and strides, pixel-major.
 
         second: how many of the weight's inputs come from another tensor, behind a.input's; "boxes" alone.
+        boxed: descriptors may be used where the load leaves the choice.
         """
         self.load = load or load_of(a)
         self.config = c = c or choose(a, self.load)
         self.name = f"triton/conv2d_{self.load}/{c.th}x{c.tw}x{c.bn}{'t' if c.swap else ''}"
         self.bn = power_of_two(a.weight.shape[0]) if self.load == "taps" else c.bn
         self.second = second
+        self.boxed = self.load == "boxes" or (self.load == "taps" and boxed and fits_boxes(a.input))
         self.launches: list[tuple[int, Launch]] = []
         self.padded = a.weight.shape[0] + -a.weight.shape[0] % self.bn
         values = self._values(a, y)
@@ -188,16 +194,14 @@ class ConvPlan:
         found = phases(a.weight.shape[2], a.weight.shape[3], u, a.padding[2], a.padding[0])
         for index, phase in enumerate(found):
             oh, ow = -((phase.y - oh_all) // u), -((phase.x - ow_all) // u)
-            th, tw = c.th, c.tw
-            if self.load == "taps":  # a tile's edge holds no results
-                th, tw = th - phase.kh + 1, tw - phase.kw + 1
-            tiles_y, tiles_x = -(-oh // th), -(-ow // tw)
-            taps, ci = phase.kh * phase.kw, a.weight.shape[1]
-            inner = taps * ci if self.load == "window" else ci
+            halo = phase.kw - 1 if self.load == "taps" else 0
+            tiles_y, tiles_x = -(-oh // c.th), -(-ow // (c.tw - halo))
+            co, ci = a.weight.shape[:2]
+            inner = phase.kh * phase.kw * ci if self.load == "window" else ci
             values |= {
                 "oh": oh, "ow": ow, "tiles_y": tiles_y, "tiles_x": tiles_x, "CIP": inner + -inner % c.bk,
                 "pad_top": phase.top, "pad_left": phase.left, "KH": phase.kh, "KW": phase.kw,
-                "PY": phase.y, "PX": phase.x, "TAPS": _taps(taps),
+                "PY": phase.y, "PX": phase.x, "TAPS": _taps(phase.kw, co),
             }  # fmt: skip
             programs = tiles_y * tiles_x * a.input.shape[0] * (self.padded // self.bn)
             if programs > 0:
@@ -223,20 +227,23 @@ class ConvPlan:
             "ACT": a.activation, "AFTER": a.activation_after_add, "RESIDUALS": len(residuals), "S": s,
             "BASE": mode, "FACTOR": y.shape[2] // max(base.shape[2], 1), "STEP": a.upsample,
             "DENSE": y.stride(3) == co // (s * s),
-            "LOAD": self.load, "PRECISION": precision_of(a.input.dtype),
+            "LOAD": self.load, "BOXED": self.boxed, "PRECISION": precision_of(a.input.dtype),
             "TH": c.th, "TW": c.tw, "BN": self.bn, "BK": c.bk, "SWAP": c.swap, "STAGES": c.stages,
         }  # fmt: skip
 
     def run(self, a: ConvArgs, y: Tensor, x2: Tensor | None = None) -> None:
         """The op into y; x2: the channels that follow those of a.input in a.weight."""
         x = pixel_major(a.input)
-        if self.load == "boxes" and self.launches and not takes_boxes(x):  # another address
-            x = x if x2 is None else pixel_major(torch.cat([x, x2], 1))
-            ConvPlan(replace(a, input=x), y, "pointers").run(replace(a, input=x), y)
+        if self.boxed and self.launches and not takes_boxes(x):  # another address
+            a = replace(a, input=x if x2 is None else pixel_major(torch.cat([x, x2], 1)))
+            ConvPlan(a, y, "taps" if self.load == "taps" else "pointers", boxed=False).run(a, y)
             return
         record(self.name)
-        if not self.launches:
-            return
+        if self.launches:
+            self.launch(a, x, y, x2)
+
+    def launch(self, a: ConvArgs, x: Tensor, y: Tensor, x2: Tensor | None = None) -> None:
+        """As run, of x, pixel-major and of a good address; nothing is recorded."""
         with device_of(x):
             c, s = self.config, a.pixel_shuffle
             co = a.weight.shape[0]
@@ -247,7 +254,7 @@ class ConvPlan:
             r1, r2 = [*(pixel_major(r) for r, _ in a.residuals), y, y][:2]
             base = y if a.base is None else pixel_major(a.base)
             sources: list[Any] = [x, x]
-            if self.load == "boxes":
+            if self.boxed:
                 sources[0] = sources[1] = _boxes(x, c)
                 if x2 is not None:
                     sources[1] = _boxes(x2, c)

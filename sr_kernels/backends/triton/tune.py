@@ -71,9 +71,7 @@ class Task:
 
 # The layers of the networks in sr_kernels.models, at a size that fills a GPU.
 USUAL = (
-    Task(64, 64),
     Task(64, 64, activation="prelu"),
-    Task(64, 64, activation="none", residuals=1),
     Task(32, 32),
     Task(48, 48),
     Task(128, 128),
@@ -82,14 +80,12 @@ USUAL = (
     Task(64, 256, activation="none", pixel_shuffle=2, height=360, width=640),
     Task(64, 48, activation="none", pixel_shuffle=4, base=True),
     Task(64, 12, activation="none", pixel_shuffle=2),
-    Task(64, 64, activation="leaky_relu", upsample=2, height=360, width=640),
     Task(3, 64, activation="prelu"),
     Task(1, 56, kernel=5),
     Task(3, 64, kernel=5),
     Task(3, 64, kernel=9),
     Task(64, 3, activation="none"),
     Task(64, 3, kernel=9, activation="none"),
-    Task(64, 32, activation="tanh"),
     Task(32, 27, activation="none", pixel_shuffle=3),
     Task(12, 12, activation="prelu"),
     Task(56, 12, kernel=1, activation="prelu"),
@@ -109,11 +105,12 @@ def candidates(layer: Layer) -> list[Config]:
     k = layer.kh * layer.kw * layer.ci if layer.load == "window" else layer.ci
     depths = [bk for bk in (16, 32, 64, 128) if bk <= max(power_of_two(k), 16) and bk >= min(k, 32)]
     if layer.load == "taps":
-        sums = power_of_two(layer.co) * max(power_of_two(layer.kh * layer.kw), 16)
         return [
             Config(th, tw, 16, bk, warps, stages)
-            for (th, tw), bk, warps, stages in itertools.product(_TILES, depths, (4, 8), (1, 2, 3))
-            if th * tw * sums // (32 * warps) <= 128 and min(th, tw) >= 2 * max(layer.kh, layer.kw)
+            for (th, tw), bk, warps, stages in itertools.product(
+                ((2, 64), (4, 64), (8, 64), (2, 128), (4, 32), (8, 32)), depths, (4, 8), (1, 2, 3, 4)
+            )
+            if 64 <= th * tw // warps * 2 <= 256
         ]
     found = []
     for (th, tw), bn, bk, warps, stages, swap in itertools.product(
@@ -179,7 +176,7 @@ class Outcome:
     task: Task
     layer: Layer
     times: list[tuple[float, Config]]
-    failed: int
+    failed: list[str]  # why the others did not run
 
 
 @contextlib.contextmanager
@@ -217,10 +214,10 @@ def tune(
         for task, load, layer, found in pending:
             a = task.arguments(device)
             y = _result(a)
-            times, failed = [], 0
+            times, failed = [], []
             for c, attempt in found:
-                if attempt.result():
-                    failed += 1
+                if reason := attempt.result():
+                    failed.append(f"{c}: {reason}")
                 else:
                     run = functools.partial(plan.ConvPlan(a, y, load, c).run, a, y)
                     times.append((time_of(run), c))

@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "head 3": (3, 64, 3, {"activation": "prelu"}),
     "tail 3": (64, 3, 3, {}),
     "tail 1": (32, 1, 3, {}),
+    "tail 9x9": (64, 3, 9, {"activation": "tanh"}),
     "tail shuffle": (64, 48, 3, {"pixel_shuffle": 4, "base_mode": "nearest"}),
     "upsampler": (64, 256, 3, {"pixel_shuffle": 2}),
     "stride 2": (64, 64, 3, {"stride": (2, 2)}),

@@ -205,11 +205,11 @@ def test_special_values():
 def test_self_check_passes_and_fails(load, monkeypatch):
     device = torch.device("cpu")
     assert selfcheck.check(device, load) == ""
-    run = plan.ConvPlan.run
+    launch = plan.ConvPlan.launch
 
-    def wrong(self, a: ConvArgs, y, x2=None):
-        run(self, a, y, x2)
+    def wrong(self, a: ConvArgs, x, y, x2=None):
+        launch(self, a, x, y, x2)
         y[0, -1, -1, -1] += 1
 
-    monkeypatch.setattr(plan.ConvPlan, "run", wrong)
+    monkeypatch.setattr(plan.ConvPlan, "launch", wrong)
     assert "largest error" in selfcheck.check(device, load)

@@ -7,8 +7,9 @@ A program computes TH x TW pixels by BN packed channels of one sample. How it re
   picture arrives as zeros, so that the loop has no masks (stride 1; 16-byte strides; NVIDIA from sm_90 on);
 - "pointers": the same boxes by masked loads, for any stride and alignment;
 - "window": taps and channels together are the inner dimension (im2col), for inputs of few channels;
-- "taps": each input pixel is read once and multiplied by all taps, and a result gathers what its neighbours
-  have for it, for few outputs: there the products of the other ways would mostly be padding.
+- "taps": boxes or masked loads of whole rows, one per row of the window; each pixel is multiplied by all taps
+  of that row at once, and a result gathers what its neighbours have for it. For few outputs: the products of
+  the other ways would mostly be padding, and every pixel would be read once per tap.
 """
 
 import triton
@@ -20,9 +21,9 @@ from sr_kernels.backends.triton.kernels.epilogue import finish, tile_origin
 @triton.jit
 def _sums(P: tl.constexpr, BN: tl.constexpr, SWAP: tl.constexpr):
     """Zeros for the sums: (P, BN), or (BN, P) where weights are the left operand."""
-    if SWAP:
-        return tl.zeros((BN, P), dtype=tl.float32)
-    return tl.zeros((P, BN), dtype=tl.float32)
+    ROWS: tl.constexpr = BN if SWAP else P
+    COLUMNS: tl.constexpr = P if SWAP else BN
+    return tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
 
 
 @triton.jit
@@ -33,8 +34,10 @@ def _product(pixels, weights, acc, SWAP: tl.constexpr, PRECISION: tl.constexpr):
         weights = weights.to(tl.float32)
     ARITHMETIC: tl.constexpr = "tf32" if PRECISION == "tf32" else "ieee"
     if SWAP:
-        return tl.dot(weights, tl.trans(pixels), acc, input_precision=ARITHMETIC)
-    return tl.dot(pixels, tl.trans(weights), acc, input_precision=ARITHMETIC)
+        acc = tl.dot(weights, tl.trans(pixels), acc, input_precision=ARITHMETIC)
+    else:
+        acc = tl.dot(pixels, tl.trans(weights), acc, input_precision=ARITHMETIC)
+    return acc
 
 
 @triton.jit
@@ -110,28 +113,33 @@ def _from_window(
 
 @triton.jit
 def _from_taps(
-    x, sy, sx, w, iy, ix, h, w_in, CI: tl.constexpr, CIP: tl.constexpr, COP: tl.constexpr, TAPS: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr, VX: tl.constexpr,
+    x, sample, sy, sx, w, n, iy, ix, h, w_in, CI: tl.constexpr, CIP: tl.constexpr, COP: tl.constexpr,
+    TAPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, VX: tl.constexpr, BOXED: tl.constexpr,
     P: tl.constexpr, TW: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """(P, COP): of P input pixels, those at which whole windows begin hold results. Column c*TAPS + t of the
-    products is output c's share of tap t; TAPS is KH*KW rounded up to a power of two."""
+    """(P, COP): of rows of TW input pixels, those at which whole windows begin hold results. Column
+    c*TAPS + t of the products is output c's share of tap t of a row; TAPS is KW rounded up."""
     N: tl.constexpr = COP * TAPS
+    KB: tl.constexpr = CIP // BK
     p = tl.arange(0, P)
     ty = iy + p // TW
     tx = ix + p % TW
-    inside = ((ty >= 0) & (ty < h) & (tx >= 0) & (tx < w_in))[:, None]
-    pixel = (ty.to(tl.int64) * sy + tx * sx)[:, None] * VX
-    row = tl.arange(0, N)
+    column = tl.arange(0, N)
     acc = tl.zeros((P, N), dtype=tl.float32)
-    for i in tl.range(CIP // BK, num_stages=STAGES):
-        c = i * BK + tl.arange(0, BK)
-        pixels = tl.load(x + pixel + c[None, :], mask=inside & (c < CI)[None, :], other=0.0)
-        weights = tl.load(w + (row * CIP)[:, None] + c[None, :])
+    for i in tl.range(KH * KB, num_stages=STAGES):
+        ky = i // KB
+        c = i % KB * BK + tl.arange(0, BK)
+        if BOXED:
+            pixels = x.load([n, iy + ky, ix, i % KB * BK]).reshape(P, BK)
+        else:
+            row = ty + ky
+            inside = (row >= 0) & (row < h) & (tx >= 0) & (tx < w_in)
+            at = sample + (row.to(tl.int64) * sy + tx * sx)[:, None] * VX + c[None, :]
+            pixels = tl.load(at, mask=inside[:, None] & (c < CI)[None, :], other=0.0)
+        weights = tl.load(w + ((ky * N + column) * CIP)[:, None] + c[None, :])
         acc = _product(pixels, weights, acc, False, PRECISION)
-    tap = tl.minimum(row % TAPS, KH * KW - 1)
-    shift = tap // KW * (DY * TW) + tap % KW * DX
-    source = tl.minimum(p[:, None] + shift[None, :], P - 1)
+    # a tap's share lies as many pixels to the right; beyond the tile nothing is needed
+    source = tl.minimum(p[:, None] + tl.minimum(column % TAPS, KW - 1)[None, :], P - 1)
     return tl.sum(tl.gather(acc, source, 0).reshape(P, COP, TAPS), 2)
 
 
@@ -145,14 +153,14 @@ _RUN_TIME = [
 
 @triton.jit(do_not_specialize=_RUN_TIME)
 def conv2d_kernel(
-    x,  # descriptor (N, H, W, Ci) of boxes (1, TH, TW, BK), or pointer with strides xn, xy, xx
-    x2,  # "boxes": the channels from CI1 on, as x; else unused
+    x,  # BOXED: descriptor (N, H, W, Ci) of boxes (1, TH, TW, BK); else pointer with strides xn, xy, xx
+    x2,  # "boxes": the channels from CI1 on, as x
     xn,
     xy,
     xx,
     h,
     w_in,
-    w,  # of x's type: (KH*KW, COP, CIP), "window": (COP, CIP), "taps": (COP, TAPS, CIP); "boxes": descriptor
+    w,  # (KH*KW, COP, CIP), of "window" (COP, CIP), of "taps" (KH, COP, TAPS, CIP); "boxes": a descriptor
     pad_top,
     pad_left,
     oh,
@@ -211,6 +219,7 @@ def conv2d_kernel(
     DENSE: tl.constexpr,
     LOAD: tl.constexpr,
     PRECISION: tl.constexpr,
+    BOXED: tl.constexpr,
     TAPS: tl.constexpr,  # "taps" alone
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -225,11 +234,9 @@ def conv2d_kernel(
     blocks: tl.constexpr = COP // BN
     q0 = pid % blocks * BN
     tile = pid // blocks
-    # "taps" computes the results at which whole windows of its pixels begin
-    HALO_Y: tl.constexpr = (KH - 1) * DY if LOAD == "taps" else 0
-    HALO_X: tl.constexpr = (KW - 1) * DX if LOAD == "taps" else 0
-    ox = tile % tiles_x * (TW - HALO_X)
-    oy = tile // tiles_x % tiles_y * (TH - HALO_Y)
+    HALO: tl.constexpr = KW - 1 if LOAD == "taps" else 0  # a row's end, where no whole window begins
+    ox = tile % tiles_x * (TW - HALO)
+    oy = tile // tiles_x % tiles_y * TH
     n = tile // tiles_x // tiles_y
     iy = oy * SY - pad_top
     ix = ox * SX - pad_left
@@ -244,23 +251,24 @@ def conv2d_kernel(
                 acc, x2, w, n, iy, ix, q0, KB1, COP, CIP // BK - KB1, KH, KW, DY, DX, P, BK, SWAP, PRECISION,
                 STAGES,
             )  # fmt: skip
+    elif LOAD == "taps":
+        sample = x
+        if not BOXED:
+            sample = tile_origin(x, n, iy * 0, ix * 0, xn, xy, xx, VX)
+        acc = _from_taps(
+            x, sample, xy, xx, w, n, iy, ix, h, w_in, CI, CIP, COP, TAPS, KH, KW, VX, BOXED, P, TW, BK,
+            PRECISION, STAGES,
+        )  # fmt: skip
+        ow = tl.minimum(ow, ox + TW - HALO)
     else:
+        acc = _sums(P, BN, SWAP)
         sample = tile_origin(x, n, iy * 0, ix * 0, xn, xy, xx, VX)
-        if LOAD == "taps":
-            acc = _from_taps(
-                sample, xy, xx, w, iy, ix, h, w_in, CI, CIP, COP, TAPS, KH, KW, DY, DX, VX, P, TW, BK,
-                PRECISION, STAGES,
-            )  # fmt: skip
-            oh = tl.minimum(oh, oy + TH - HALO_Y)
-            ow = tl.minimum(ow, ox + TW - HALO_X)
-        elif LOAD == "window":
-            acc = _sums(P, BN, SWAP)
+        if LOAD == "window":
             acc = _from_window(
                 acc, sample, xy, xx, w, iy, ix, h, w_in, q0, CI, CIP, KH, KW, SY, SX, DY, DX, VX, P, TW, BN,
                 BK, SWAP, PRECISION, STAGES,
             )  # fmt: skip
         else:
-            acc = _sums(P, BN, SWAP)
             acc = _from_pointers(
                 acc, sample, xy, xx, w, iy, ix, h, w_in, q0, CI, CIP, COP, KH, KW, SY, SX, DY, DX, VX, P, TW,
                 BN, BK, SWAP, PRECISION, STAGES,

@@ -1,0 +1,42 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA backend on emulated kernels and tensors of the CPU."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sr_kernels.backends import cuda, cuda_check, cuda_plan
+from tests.native.cuda import emulated
+
+
+@pytest.fixture(scope="session")
+def extension():
+    if emulated.compiler() is None:
+        pytest.skip("no C++ compiler with _Float16 here to compile the CUDA sources")
+    return emulated.build()
+
+
+@pytest.fixture
+def backend(extension, monkeypatch) -> Iterator[cuda.CudaBackend]:
+    """A CudaBackend whose kernels have passed their checks."""
+    monkeypatch.setattr(cuda_plan, "native", extension)
+    cuda_plan.kernels.cache_clear()
+    names = [*(kernel.name for kernel in cuda_plan.kernels()), cuda_check._MEMORY]
+    monkeypatch.setattr(cuda_check, "_results", {-1: dict.fromkeys(names, "")})
+    monkeypatch.setattr(cuda, "_plans", {})
+    yield cuda.CudaBackend()
+    cuda_plan.kernels.cache_clear()
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """New results are filled with NaN before a kernel writes them."""
+    empty = cuda._empty
+
+    def filled(shape, memory_format, like):
+        y = empty(shape, memory_format, like)
+        return y.fill_(torch.nan) if y.is_floating_point() else y.fill_(77)
+
+    monkeypatch.setattr(cuda, "_empty", filled)
