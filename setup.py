@@ -57,8 +57,9 @@ NVCC_FLAGS = [
 ]
 CUDA_UNITS = (
     *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
-    *("pointwise.cu", "module.cpp"),
+    *("conv2d_tail.cu", "pointwise.cu", "module.cpp"),
 )
+CUDA_UNITS_90A = ("conv2d_sm90.cu",)  # compiled for that one alone, and left out where it is not wanted
 CUDA_ARCHS = ["80", "86", "89", "90a", "120"]
 PROCESS_MEMORY = 3 << 29  # bytes that one of nvcc's compilers may take
 
@@ -274,17 +275,18 @@ class BuildNative(build_ext):
         version = subprocess.run([nvcc[0], "--version"], capture_output=True, text=True, check=True).stdout
         tools = [*nvcc[1:], version, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
         include = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
-        flags = [*NVCC_FLAGS, *code_of(archs)]
-        build_id = digest({*units, *(p for unit in units for p in included(unit))}, *tools, *flags)[:16]
+        inputs = {*units, *(p for unit in units for p in included(unit))}
+        build_id = digest(inputs, *tools, *NVCC_FLAGS, *code_of(archs))[:16]
         jobs = self.parallel or processes()
         workers = min(jobs, len(units))
         threads = max(1, min(len(archs), 2 * jobs // len(units)))
         say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {workers} units at a time")
 
         def compile_unit(unit: Path) -> Path:
-            own = list(flags)
+            own = [*NVCC_FLAGS, *code_of(["90a"] if unit.name in CUDA_UNITS_90A else archs)]
             if unit.name == "module.cpp":
                 names = {"MODULE": "_cuda", "BUILD_ID": f'"{build_id}"', "CUDA_ARCHS": f'"{" ".join(archs)}"'}
+                names |= {"SM90": "1"} if "90a" in archs else {}
                 own += [f"-DSRK_{name}={value}" for name, value in names.items()]
 
             def compiled(folder: str) -> str:
@@ -340,7 +342,8 @@ def extensions() -> list[Extension]:
     found = [Extension("sr_kernels._C", sources=units, depends=depends, language="c++")]
     archs, reason = cuda_archs()
     if archs:
-        units = [(CSRC / "cuda" / name).as_posix() for name in CUDA_UNITS]
+        names = [*CUDA_UNITS, *(CUDA_UNITS_90A if "90a" in archs else ())]
+        units = [(CSRC / "cuda" / name).as_posix() for name in names]
         found.append(Extension("sr_kernels._cuda", sources=units, depends=depends, language="c++"))
     else:
         say(f"no CUDA kernels in this build: {reason}")

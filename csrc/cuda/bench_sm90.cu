@@ -1,16 +1,20 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Checks and times the Hopper convolution without PyTorch, against a plain kernel that sums in double precision.
+// Checks and times the Hopper convolution without PyTorch, against a plain kernel that sums in double
+// precision.
 //   nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc csrc/cuda/bench_sm90.cu -o bench
-//   ./bench check | time | once | swizzled-turns | swizzled-free | planes-turns | planes-free
+//   ./bench check | time [resident | streamed | stacked | tail], or once | chain | dissect | a variant's name
+// With -DSRK_PROFILE, times are followed by where the clocks of a thread block go.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #define SRK_BOUNDED_WAIT
 #include "cuda/conv2d_sm90.cu"
+#include "cuda/conv2d_tail.cu"
 
 using namespace srk;
 
@@ -23,7 +27,7 @@ using namespace srk;
         }                                                                                      \
     } while (0)
 
-using Launch = cudaError_t (*)(const ConvParams&, cudaStream_t);
+using Launch = std::function<cudaError_t(const ConvParams&, cudaStream_t)>;
 
 struct Case {
     const char* name;
@@ -143,6 +147,30 @@ __global__ void untouched(const unsigned short* p, size_t guard, size_t pixels, 
     }
 }
 
+// Where the clocks of the last launch went, of all blocks together.
+void report() {
+#ifdef SRK_PROFILE
+    static unsigned long long spent[256][2][sm90::kSpents];
+    CHECK(cudaMemcpyFromSymbol(spent, sm90::profile, sizeof spent));
+    for (int group = 0; group < 2; ++group) {
+        double sums[sm90::kSpents] = {}, clocks = 0, blocks = 0;
+        for (const auto& block : spent)
+            if (block[group][sm90::kNanoseconds]) {
+                for (int i = 0; i < sm90::kSpents; ++i) sums[i] += block[group][i];
+                ++blocks;
+            }
+        for (int i = 0; i < sm90::kNanoseconds; ++i) clocks += sums[i];
+        std::printf(
+            "    group %d: %.0f clocks in %.1f us (%.2f GHz): turn %.1f%%, tile %.1f%%, product %.1f%%, "
+            "epilogue %.1f%%\n",
+            group, clocks / blocks, sums[sm90::kNanoseconds] / blocks * 1e-3,
+            clocks / sums[sm90::kNanoseconds], 100 * sums[sm90::kTurn] / clocks,
+            100 * sums[sm90::kTile] / clocks, 100 * sums[sm90::kProduct] / clocks,
+            100 * sums[sm90::kEpilogue] / clocks);
+    }
+#endif
+}
+
 template <typename T>
 struct Problem {
     ConvParams p{};
@@ -151,6 +179,7 @@ struct Problem {
     float *bias, *prelu;
     size_t y_count, guard = 4096, y_pixels;
     int y_channels;
+    bool tail;  // for the kernel of few outputs
     Verdict* verdict;
 
     template <typename U>
@@ -166,12 +195,33 @@ struct Problem {
         return View{data, h * w * channels, w * channels, channels};
     }
 
-    explicit Problem(const Case& k) : c(k) {
+    const char* refusal() const { return tail ? cuda::conv2d_tail_reason(p) : conv2d_sm90_reason(p); }
+
+    // Packed weights lie behind each other by block of outputs and chunk of inputs, zeros in what is padded.
+    std::vector<uint16_t> pack(const std::vector<uint16_t>& w) const {
+        const int stack = sm90::stacked_rows(p), rows = tail ? 4 : 64 / stack, depth = tail ? 32 : 64;
+        const int blocks = (c.co + rows - 1) / rows, chunks = (c.ci + depth - 1) / depth;
+        std::vector<uint16_t> image(size_t(blocks) * chunks * 9 * rows * depth + (tail ? 4096 : 0));
+        for (int q = 0; q < blocks * rows; ++q)
+            for (int tap = 0; tap < 9; ++tap)
+                for (int ci = 0; ci < c.ci; ++ci) {
+                    const int block = q / rows, row = q % rows, k = ci % depth;
+                    const int channel = tail ? q : block * rows + sm90::row_channel(row);
+                    if (channel >= c.co) continue;
+                    const size_t at = size_t(block * chunks + ci / depth) * 9 * rows * depth;
+                    image[at + (tail ? (tap * rows + row) * depth + k
+                                     : sm90::weight_index(stack, tap / 3, tap % 3, row, k))] =
+                        w[(size_t(channel) * 9 + tap) * c.ci + ci];
+                }
+        return image;
+    }
+
+    explicit Problem(const Case& k, bool tail = false) : c(k), tail(tail) {
         const int s = c.shuffle, oh = c.h + 2 * c.pad - 2, ow = c.w + 2 * c.pad - 2, wide_ci = c.ci + c.slice;
         y_channels = c.co / (s * s) + c.slice;
         x = random<T>(size_t(c.n) * c.h * c.w * wide_ci, 1, 1);
         plain = random<T>(size_t(c.co) * 9 * c.ci, std::sqrt(3.f / (9 * c.ci)), 2);
-        const int co_padded = (c.co + 63) / 64 * 64, ci_padded = (c.ci + 63) / 64 * 64;
+        const int co_padded = (c.co + 63) / 64 * 64;
         bias = random<float>(co_padded, 0.5f, 3);
         prelu = random<float>(co_padded, 0.5f, 4);
         r1 = random<T>(size_t(c.n) * oh * ow * c.co, 1, 5);
@@ -184,22 +234,6 @@ struct Problem {
         CHECK(cudaMalloc(&verdict, sizeof(Verdict)));
         CHECK(cudaMemset(verdict, 0, sizeof(Verdict)));
 
-        std::vector<uint16_t> w(size_t(c.co) * 9 * c.ci), image(size_t(co_padded) * 9 * ci_padded);
-        CHECK(cudaMemcpy(w.data(), plain, w.size() * 2, cudaMemcpyDeviceToHost));
-        const int chunks = ci_padded / 64, stack = c.co <= 32 ? 2 : 1, rows = 64 / stack;
-        for (int q = 0; q < co_padded; ++q)
-            for (int tap = 0; tap < 9; ++tap)
-                for (int ci = 0; ci < ci_padded; ++ci) {
-                    const int block = q / rows, row = q % rows,
-                              channel = block * rows + sm90::row_channel(row);
-                    if (channel >= c.co || ci >= c.ci) continue;
-                    const size_t at = size_t(block * chunks + ci / 64) * 9 * rows * 64;
-                    image[at + sm90::weight_index(stack, tap / 3, tap % 3, row, ci % 64)] =
-                        w[(size_t(channel) * 9 + tap) * c.ci + ci];
-                }
-        CHECK(cudaMalloc(&packed, image.size() * 2));
-        CHECK(cudaMemcpy(packed, image.data(), image.size() * 2, cudaMemcpyHostToDevice));
-
         p.x = view(x, c.h, c.w, wide_ci);
         p.y = view(y + guard, int64_t(oh) * s, int64_t(ow) * s, y_channels);
         if (c.residuals > 0) p.res1 = view(r1, oh, ow, c.co);
@@ -207,7 +241,6 @@ struct Problem {
         if (c.base) p.base = view(base, int64_t(oh) * s, int64_t(ow) * s, c.co / (s * s));
         if (c.base == kBaseNearest) p.base = view(base, oh, ow, c.co / (s * s));
         p.base_mode = c.base, p.base_factor = s;
-        p.weight = reinterpret_cast<const float*>(packed);
         p.bias = bias;
         p.prelu = c.act == kPrelu ? prelu : nullptr;
         p.n = c.n, p.h = c.h, p.w = c.w, p.ci = c.ci, p.oh = oh, p.ow = ow, p.co = c.co;
@@ -216,6 +249,12 @@ struct Problem {
         p.stride_y = p.stride_x = p.dilation_y = p.dilation_x = p.step = 1;
         p.act = c.act, p.act_after_add = c.act_after_add, p.shuffle = s, p.dtype = c.dtype;
         p.slope = 0.2f, p.scale = c.residuals ? 0.25f : 1.f, p.b1 = 0.75f, p.b2 = -1.5f;
+        std::vector<uint16_t> w(size_t(c.co) * 9 * c.ci);
+        CHECK(cudaMemcpy(w.data(), plain, w.size() * 2, cudaMemcpyDeviceToHost));
+        const std::vector<uint16_t> image = pack(w);
+        CHECK(cudaMalloc(&packed, image.size() * 2));
+        CHECK(cudaMemcpy(packed, image.data(), image.size() * 2, cudaMemcpyHostToDevice));
+        p.weight = reinterpret_cast<const float*>(packed);
         CHECK(cudaDeviceSynchronize());
     }
 
@@ -225,9 +264,8 @@ struct Problem {
             CHECK(cudaFree(d));
     }
 
-    bool check(Launch launch) {
-        if (const char* reason = conv2d_sm90_reason(p))
-            return std::printf("%-28s refused: %s\n", c.name, reason), false;
+    bool check(const Launch& launch) {
+        if (const char* reason = refusal()) return std::printf("%-28s refused: %s\n", c.name, reason), false;
         CHECK(launch(p, nullptr));
         CHECK(cudaDeviceSynchronize());
         const double unit = std::is_same_v<T, __half> ? 0x1p-11 : 0x1p-8;
@@ -249,8 +287,11 @@ struct Problem {
         return good;
     }
 
-    void time(Launch launch) {
-        if (conv2d_sm90_reason(p)) return;
+    void time(const Launch& launch, const char* label = "") {
+        if (const char* reason = refusal()) {
+            std::printf("%-28s refused: %s\n", c.name, reason);
+            return;
+        }
         cudaEvent_t begin, end;
         CHECK(cudaEventCreate(&begin));
         CHECK(cudaEventCreate(&end));
@@ -272,23 +313,24 @@ struct Problem {
         const double pixels = double(c.n) * p.oh * p.ow, flop = pixels * 18 * c.ci * c.co;
         const double bytes = 2 * pixels * (c.ci + c.co * (1 + c.residuals + (c.base == kBaseSame)));
         const double floor = std::max(flop / rate, bytes / bandwidth) * 1e6, median = us[us.size() / 2];
-        std::printf("%-28s %8.1f us (%.1f to %.1f) %7.1f TFLOP/s  floor %6.1f us, %.2f of it\n", c.name,
-                    median, us[0], us.back(), flop / median * 1e-6, floor, floor / median);
+        std::printf("%-28s %8.1f us (%.1f to %.1f) %7.1f TFLOP/s  floor %6.1f us, %.2f of it %s\n", c.name,
+                    median, us[0], us.back(), flop / median * 1e-6, floor, floor / median, label);
+        report();
         CHECK(cudaEventDestroy(begin));
         CHECK(cudaEventDestroy(end));
     }
 };
 
-bool run(const Case& c, Launch launch, bool check, bool time) {
+bool run(const Case& c, const Launch& launch, bool check, bool time, bool tail = false) {
     bool good = true;
     const auto go = [&](auto&& problem) {
         if (check) good = problem.check(launch);
         if (time) problem.time(launch);
     };
     if (c.dtype == kFloat16)
-        go(Problem<__half>(c));
+        go(Problem<__half>(c, tail));
     else
-        go(Problem<__nv_bfloat16>(c));
+        go(Problem<__nv_bfloat16>(c, tail));
     std::fflush(stdout);
     return good;
 }
@@ -321,7 +363,34 @@ const Case kChecks[] = {
     {"70x90 ci 192 slice res", 1, 70, 90, 192, 64, 1, kNone, 2, 0, 1, 64},
     {"70x90 128->128", 1, 70, 90, 128, 128, 1, kRelu, 0, 0},
     {"256x256 128->256 bf16", 1, 256, 256, 128, 256, 1, kRelu, 1, 0, 1, 0, kBFloat16},
+    {"57x40 ci 72 co 32", 2, 57, 40, 72, 32, 1, kRelu, 0, 0},
+    {"28x8 ci 192 co 8", 1, 28, 8, 192, 8, 1, kNone, 0, 0},
+    {"29x9 ci 128 co 32 bf16", 3, 29, 9, 128, 32, 1, kLeakyRelu, 2, 0, 1, 0, kBFloat16},
+    {"70x90 ci 200 co 40", 1, 70, 90, 200, 40, 1, kLeakyRelu, 0, 0},
+    {"71x91 12 shuffle 2 nearest", 1, 71, 91, 64, 12, 2, kRelu, 0, kBaseNearest},
+    {"71x91 4 shuffle 2 nearest", 2, 71, 91, 32, 4, 2, kRelu, 0, kBaseNearest},
+    {"70x90 64 shuffle 4 nearest", 1, 70, 90, 64, 64, 4, kNone, 0, kBaseNearest},
+    {"70x90 co 3", 1, 70, 90, 64, 3, 1, kNone, 0, 0},
     {"720x1280 prelu+res", 1, 720, 1280, 64, 64, 1, kPrelu, 1, 0},
+};
+
+const Case kTailChecks[] = {
+    {"1x1", 1, 1, 1, 64, 3, 1, kNone, 0, 0},
+    {"70x90", 2, 70, 90, 64, 3, 1, kNone, 0, 0},
+    {"33x65 res, slice 8", 1, 33, 65, 64, 3, 1, kRelu, 1, 0, 1, 8},
+    {"33x65 co 1 ci 32", 1, 33, 65, 32, 1, 1, kNone, 0, 0},
+    {"33x65 co 2 ci 16 prelu", 1, 33, 65, 16, 2, 1, kPrelu, 0, 0},
+    {"33x65 co 4 ci 128 bf16", 1, 33, 65, 128, 4, 1, kLeakyRelu, 1, 0, 1, 0, kBFloat16},
+    {"33x65 co 4 shuffle 2 base", 2, 33, 65, 72, 4, 2, kNone, 0, kBaseNearest},
+    {"100x90 no padding", 1, 100, 90, 64, 3, 1, kSigmoid, 0, 0, 0},
+    {"720x1280", 1, 720, 1280, 64, 3, 1, kNone, 0, 0},
+};
+
+const Case kTailTimes[] = {
+    {"64->3 tail", 1, 720, 1280, 64, 3, 1, kNone, 0, 0},
+    {"64->3 tail 2880x5120", 1, 2880, 5120, 64, 3, 1, kNone, 0, 0},
+    {"64->3 tail bf16", 1, 720, 1280, 64, 3, 1, kNone, 0, 0, 1, 0, kBFloat16},
+    {"32->1 tail", 1, 720, 1280, 32, 1, 1, kNone, 0, 0},
 };
 
 const Case kTimes[] = {
@@ -336,12 +405,89 @@ const Case kTimes[] = {
     {"160->32 leaky", 1, 720, 1280, 160, 32, 1, kLeakyRelu, 0, 0},
     {"128->128 relu", 1, 720, 1280, 128, 128, 1, kRelu, 0, 0},
     {"192->64 2 res", 1, 720, 1280, 192, 64, 1, kNone, 2, 0},
+    {"64->3", 1, 720, 1280, 64, 3, 1, kNone, 0, 0},
     {"64->64 256x256", 1, 256, 256, 64, 64, 1, kRelu, 0, 0},
 };
 
-template <sm90::Layout kLayout, sm90::Turns kTurns>
-cudaError_t variant(const ConvParams& p, cudaStream_t stream) {
-    return sm90::launch<__half, sm90::Config<kLayout, sm90::kResident, kTurns, sm90::kVector, 1>>(p, stream);
+// A kernel of choice: `ahead` and `residuals_ahead` allow fetching into the second-level cache; without
+// `stores` the epilogue neither loads nor stores.
+template <sm90::Weights kWeights, sm90::Tiling kTiling, sm90::Turns kTurns, int kStack>
+Launch variant(bool ahead = true, bool residuals_ahead = true, bool stores = true, bool overlap = true) {
+    using C = sm90::Config<kWeights, kTiling, kTurns, sm90::kVector, kStack>;
+    return [=](const ConvParams& p, cudaStream_t stream) {
+        int multiprocessors;
+        CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+        sm90::Plan plan = sm90::make_plan<C>(p, multiprocessors);
+        plan.ahead &= ahead;
+        plan.overlap &= overlap;
+        plan.res1_ahead &= residuals_ahead;
+        plan.res2_ahead &= residuals_ahead;
+        ConvParams q = p;
+        if (!stores) q.co = 0;
+        return sm90::start<__half, C>(q, plan, stream);
+    };
+}
+
+// What limits 64->64: the same number of tiles from pictures that overlap and so stay in the cache, and
+// without stores.
+void dissect() {
+    using namespace sm90;
+    for (int residuals : {0, 1}) {
+        Problem<__half> far({residuals ? "64->64 prelu+res" : "64->64 relu", 1, 720, 1280, 64, 64, 1,
+                             residuals ? kPrelu : kRelu, residuals, 0});
+        far.time(variant<kResident, kHalves, kInTurn, 1>(), "");
+        far.time(variant<kResident, kHalves, kInTurn, 1>(false), "x not ahead");
+        if (residuals) far.time(variant<kResident, kHalves, kInTurn, 1>(false, false), "nothing ahead");
+        if (!residuals) far.time(variant<kResident, kHalves, kInTurn, 1>(true, false, false), "no stores");
+        if (!residuals)
+            far.time(variant<kResident, kHalves, kFree, 1>(true, false, false), "no stores, free");
+        Problem<__half> near(
+            {"14 of 256x256 in cache", 1, 258, 256, 64, 64, 1, residuals ? kPrelu : kRelu, residuals, 0});
+        near.p.h = near.p.oh = 256;
+        near.p.n = 14;
+        near.p.x.sn = near.p.y.sn = near.p.res1.sn = 8;
+        near.time(variant<kResident, kHalves, kInTurn, 1>(), "");
+        near.time(variant<kResident, kHalves, kInTurn, 1>(false), "x not ahead");
+        if (!residuals) near.time(variant<kResident, kHalves, kInTurn, 1>(true, false, false), "no stores");
+    }
+    Problem<__half> growth({"160->32 leaky", 1, 720, 1280, 160, 32, 1, kLeakyRelu, 0, 0});
+    growth.time(variant<kResident, kOwn, kInTurn, 2>(), "");
+    growth.time(variant<kResident, kOwn, kInTurn, 2>(false), "x not ahead");
+    growth.time(variant<kResident, kOwn, kInTurn, 2>(true, false, false), "no stores");
+    growth.time(variant<kResident, kOwn, kFree, 2>(), "free");
+    Problem<__half> last({"192->64 2 res", 1, 720, 1280, 192, 64, 1, kNone, 2, 0});
+    last.time(variant<kStreamed, kHalves, kFree, 1>(), "");
+    last.time(variant<kStreamed, kHalves, kFree, 1>(false), "x not ahead");
+    last.time(variant<kStreamed, kHalves, kFree, 1>(false, false), "nothing ahead");
+}
+
+// Sixteen layers in a CUDA graph, from one buffer to the other and back.
+void chain(int h, int w, const Launch& launch, const char* label) {
+    Problem<__half> problem({"16 x 64->64 relu, graph", 1, h, w, 64, 64, 1, kRelu, 0, 0});
+    ConvParams back = problem.p;
+    std::swap(back.x, back.y);
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t layers;
+    CHECK(cudaStreamCreate(&stream));
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < 16; ++i) CHECK(launch(i % 2 ? back : problem.p, stream));
+    CHECK(cudaStreamEndCapture(stream, &graph));
+    CHECK(cudaGraphInstantiate(&layers, graph, 0));
+    problem.time([&](const ConvParams&, cudaStream_t to) { return cudaGraphLaunch(layers, to); }, label);
+}
+
+void chains() {
+    using namespace sm90;
+    const auto alone = variant<kResident, kHalves, kInTurn, 1>(true, true, true, false);
+    for (int small : {0, 1}) {
+        const int h = small ? 256 : 720, w = small ? 256 : 1280;
+        Problem<__half> problem({"64->64 relu", 1, h, w, 64, 64, 1, kRelu, 0, 0});
+        problem.time(conv2d_sm90, "one layer, overlapping");
+        problem.time(alone, "one layer, alone");
+        chain(h, w, conv2d_sm90, "of one layer, overlapping");
+        chain(h, w, alone, "of one layer, alone");
+    }
 }
 
 bool chosen(const Case& c, const char* group) {
@@ -351,6 +497,14 @@ bool chosen(const Case& c, const char* group) {
 
 int main(int argc, char** argv) {
     const char *what = argc > 1 ? argv[1] : "", *group = argc > 2 ? argv[2] : nullptr;
+    if (group && !std::strcmp(group, "tail")) {
+        const bool check = !std::strcmp(what, "check");
+        bool good = true;
+        for (const auto* c = check ? std::begin(kTailChecks) : std::begin(kTailTimes);
+             c != (check ? std::end(kTailChecks) : std::end(kTailTimes)); ++c)
+            good &= run(*c, cuda::conv2d_tail, check, !check, true);
+        return !good;
+    }
     if (!std::strcmp(what, "check")) {
         int failed = 0;
         for (const Case& c : kChecks)
@@ -363,22 +517,31 @@ int main(int argc, char** argv) {
         return 0;
     }
     if (!std::strcmp(what, "once")) return !run(kTimes[0], conv2d_sm90, true, false);
+    if (!std::strcmp(what, "dissect")) return dissect(), 0;
+    if (!std::strcmp(what, "chain")) return chains(), 0;
+    using namespace sm90;
     const struct {
         const char* name;
         Launch launch;
-    } variants[] = {{"swizzled-turns", variant<sm90::kSwizzled, sm90::kInTurn>},
-                    {"swizzled-free", variant<sm90::kSwizzled, sm90::kFree>},
-                    {"planes-turns", variant<sm90::kPlanes, sm90::kInTurn>},
-                    {"planes-free", variant<sm90::kPlanes, sm90::kFree>}};
+        int co;
+    } variants[] = {{"halves-turns", variant<kResident, kHalves, kInTurn, 1>(), 64},
+                    {"halves-free", variant<kResident, kHalves, kFree, 1>(), 64},
+                    {"stacked-halves", variant<kResident, kHalves, kInTurn, 2>(), 32},
+                    {"stacked-own", variant<kResident, kOwn, kInTurn, 2>(), 32}};
     for (const auto& v : variants)
         if (!std::strcmp(what, v.name)) {
             std::printf("%s\n", what);
             bool good = true;
-            for (int i : {0, 1, 2, 3}) good &= run(kChecks[i], v.launch, true, false);
-            for (int i : {0, 1}) good &= run(kTimes[i], v.launch, true, true);
+            for (const auto& list : {std::begin(kChecks), std::begin(kTimes)}) {
+                const Case* end = list == kChecks ? std::end(kChecks) : std::end(kTimes);
+                for (const Case* c = list; c != end; ++c)
+                    if (c->ci == 64 && c->co == v.co && c->shuffle == 1 && !c->slice && c->dtype == kFloat16)
+                        good &= run(*c, v.launch, list == kChecks, list != kChecks);
+            }
             return !good;
         }
-    std::printf("usage: bench (check | time) [resident | streamed | stacked] | once");
+    std::printf(
+        "usage: bench (check | time) [resident | streamed | stacked | tail] | once | chain | dissect");
     for (const auto& v : variants) std::printf(" | %s", v.name);
     return std::printf("\n"), 1;
 }

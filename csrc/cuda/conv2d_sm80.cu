@@ -24,12 +24,10 @@ struct Halo {
 };
 
 struct Device {
-    int processors, block_memory, memory, reserved;
+    int index, processors, block_memory, memory, reserved;
 };
 
-cudaError_t current_device(Device& d) {
-    int device;
-    cudaError_t error = cudaGetDevice(&device);
+cudaError_t attributes_of(Device& d) {
     const std::pair<int*, cudaDeviceAttr> wanted[] = {
         {&d.processors, cudaDevAttrMultiProcessorCount},
         {&d.block_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin},
@@ -37,8 +35,22 @@ cudaError_t current_device(Device& d) {
         {&d.reserved, cudaDevAttrReservedSharedMemoryPerBlock},
     };
     for (const auto& [value, attribute] : wanted)
-        if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
-    return error;
+        if (const cudaError_t error = cudaDeviceGetAttribute(value, attribute, d.index)) return error;
+    return cudaSuccess;
+}
+
+// A thread asks for the attributes of a device once as long as it stays there.
+cudaError_t current_device(Device& d) {
+    thread_local Device known{-1, 0, 0, 0, 0};
+    int index;
+    if (const cudaError_t error = cudaGetDevice(&index)) return error;
+    if (known.index != index) {
+        Device asked{index, 0, 0, 0, 0};
+        if (const cudaError_t error = attributes_of(asked)) return error;
+        known = asked;
+    }
+    d = known;
+    return cudaSuccess;
 }
 
 // Divides shared memory: two buffers of pixels and the slots of the weights. Weights that stay are best where
@@ -160,7 +172,9 @@ cudaError_t conv2d(const ConvParams& p, cudaStream_t stream) {
     if (!divide(a, kernel, d, bytes)) return cudaErrorInvalidValue;
     const Conv2dFunction function = (p.dtype == kFloat16 ? conv2d_float16 : conv2d_bfloat16)[p.kernel];
     int resident;
-    if (const cudaError_t error = resident_blocks(&resident, function, kThreads, bytes)) return error;
+    if (const cudaError_t error =
+            resident_blocks(&resident, function, d.index, kThreads, bytes, d.block_memory))
+        return error;
     const int64_t blocks = ceil_div(p.co, kernel.channels);
     const int64_t each = ceil_div(int64_t{d.processors} * std::max(resident, 1), blocks);
     const dim3 grid{static_cast<unsigned>(std::min<int64_t>(a.tiles, each)), static_cast<unsigned>(blocks),

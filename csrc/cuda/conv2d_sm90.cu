@@ -27,26 +27,30 @@ Encode encoder() {
     return encode;
 }
 
-cudaError_t encode_input(CUtensorMap& map, const ConvParams& p, Layout layout) {
+// Boxes of `channels` x bx x by of a view of n pictures of h x w pixels.
+cudaError_t encode_view(CUtensorMap& map, const View& v, const ConvParams& p, int64_t h, int64_t w, int64_t c,
+                        int channels, int bx, int by, CUtensorMapSwizzle swizzle) {
     const Encode encode = encoder();
     if (!encode) return cudaErrorNotSupported;
-    const auto u = [](int64_t v) { return static_cast<cuuint64_t>(v); };
+    const auto u = [](int64_t i) { return static_cast<cuuint64_t>(i); };
     // The stride of a dimension of extent one is free; the copy engine still wants a sensible one.
-    const cuuint64_t sx = 2 * u(p.w > 1 ? p.x.sx : p.ci), sy = p.h > 1 ? 2 * u(p.x.sy) : sx * u(p.w),
-                     sn = p.n > 1 ? 2 * u(p.x.sn) : sy * u(p.h);
-    const cuuint64_t pixel_dims[4] = {u(p.ci), u(p.w), u(p.h), u(p.n)}, pixel_strides[3] = {sx, sy, sn};
-    const cuuint64_t plane_dims[5] = {8, u(p.w), u(p.h), u(p.ci / 8), u(p.n)},
-                     plane_strides[4] = {sx, sy, 16, sn};
-    const cuuint32_t pixel_box[4] = {kChannels, kHaloX, kHaloY, 1}, plane_box[5] = {8, kHaloX, kHaloY, 8, 1};
-    const cuuint32_t ones[5] = {1, 1, 1, 1, 1};
-    const bool pixels = layout == kSwizzled;
-    const CUresult r = encode(
-        &map, p.dtype == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        pixels ? 4 : 5, p.x.data, pixels ? pixel_dims : plane_dims, pixels ? pixel_strides : plane_strides,
-        pixels ? pixel_box : plane_box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        pixels ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const cuuint64_t sx = 2 * u(w > 1 ? v.sx : (c + 7) / 8 * 8), sy = h > 1 ? 2 * u(v.sy) : sx * u(w),
+                     sn = p.n > 1 ? 2 * u(v.sn) : sy * u(h);
+    const cuuint64_t dims[4] = {u(c), u(w), u(h), u(p.n)}, strides[3] = {sx, sy, sn};
+    const cuuint32_t box[4] = {static_cast<cuuint32_t>(channels), static_cast<cuuint32_t>(bx),
+                               static_cast<cuuint32_t>(by), 1};
+    const cuuint32_t ones[4] = {1, 1, 1, 1};
+    const CUresult r =
+        encode(&map, p.dtype == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+               4, v.data, dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// Whether the copy engine takes a view of h x w pixels.
+bool copyable(const View& v, const ConvParams& p, int64_t h, int64_t w) {
+    return reinterpret_cast<uintptr_t>(v.data) % 16 == 0 && (w == 1 || v.sx % 8 == 0) &&
+           (h == 1 || v.sy % 8 == 0) && (p.n == 1 || v.sn % 8 == 0);
 }
 
 // Picture rows that share the weights' 64 rows: decides how weights are packed.
@@ -68,43 +72,68 @@ Access access(const ConvParams& p) {
     return vector ? kVector : kScalar;
 }
 
-template <typename T, class C>
-cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
-    int device = 0, multiprocessors = 0, shared = 0;
-    cudaError_t e = cudaGetDevice(&device);
-    if (e == cudaSuccess)
-        e = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    if (e == cudaSuccess)
-        e = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (e != cudaSuccess) return e;
-    if (shared < static_cast<int>(kSharedBytes)) return cudaErrorInvalidConfiguration;
-    const auto kernel = conv3x3<T, C>;
-    e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-    if (e != cudaSuccess) return e;
-    CUtensorMap map;
-    e = encode_input(map, p, C::kLayout);
-    if (e != cudaSuccess) return e;
-    Plan plan;
-    plan.tiles_x = static_cast<int>((p.ow + kTileX - 1) / kTileX);
-    plan.tiles_y = static_cast<int>((p.oh + kTileY - 1) / kTileY);
+template <class C>
+Plan make_plan(const ConvParams& p, int multiprocessors) {
+    Plan plan{};
+    plan.tiles_x = static_cast<int>((p.ow + C::kTileX - 1) / C::kTileX);
+    plan.tiles_y = static_cast<int>((p.oh + C::kTileY - 1) / C::kTileY);
     plan.tiles = static_cast<int>(plan.tiles_x * plan.tiles_y * p.n);
     plan.blocks = static_cast<int>((p.co + C::kBlock - 1) / C::kBlock);
     plan.chunks = static_cast<int>((p.ci + kChannels - 1) / kChannels);
-    const int lanes = std::min(plan.tiles, std::max(1, multiprocessors / plan.blocks));
-    kernel<<<lanes * plan.blocks, kThreads, kSharedBytes, stream>>>(map, p, plan);
-    return cudaGetLastError();
+    plan.lanes = std::min(plan.tiles, std::max(1, multiprocessors / plan.blocks));
+    plan.weight_bytes = (C::kWeights == kResident ? plan.chunks : 1) * 3 * C::kSlotPitch + C::kSlotOffset;
+    plan.stages = std::min<int>(kMaxStages, (kMaxShared - 1024 - plan.weight_bytes) / C::kStageBytes);
+    plan.ahead = plan.overlap = true;
+    plan.res1_ahead = p.res1.data && p.step == 1 && copyable(p.res1, p, p.oh, p.ow);
+    plan.res2_ahead = p.res2.data && p.step == 1 && copyable(p.res2, p, p.oh, p.ow);
+    return plan;
 }
 
-template <typename T, Access kAccess, int kStack>
+template <typename T, class C>
+cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
+    Maps maps;
+    cudaError_t e = encode_view(maps.x, p.x, p, p.h, p.w, p.ci, kChannels, C::kHaloX, C::kHaloY,
+                                CU_TENSOR_MAP_SWIZZLE_128B);
+    for (int i = 0; i < 2 && e == cudaSuccess; ++i)
+        if (i ? plan.res2_ahead : plan.res1_ahead)
+            e = encode_view(i ? maps.res2 : maps.res1, i ? p.res2 : p.res1, p, p.oh, p.ow, p.co, C::kBlock,
+                            C::kTileX, C::kTileY, CU_TENSOR_MAP_SWIZZLE_NONE);
+    const uint32_t shared = 1024 + plan.weight_bytes + plan.stages * C::kStageBytes;
+    const auto kernel = conv3x3<T, C>;
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared));
+    if (e != cudaSuccess) return e;
+    cudaLaunchAttribute overlap;  // the start with the end of the kernel before
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = plan.overlap;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(plan.lanes * plan.blocks);
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, kernel, maps, p, plan);
+}
+
+template <typename T, class C>
 cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
-    if (p.ci <= kChannels)
-        return launch<T, Config<kSwizzled, kResident, kInTurn, kAccess, kStack>>(p, stream);
-    return launch<T, Config<kSwizzled, kStreamed, kFree, kAccess, kStack>>(p, stream);
+    int device = 0, multiprocessors = 0;
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    return e == cudaSuccess ? start<T, C>(p, make_plan<C>(p, multiprocessors), stream) : e;
 }
 
 template <typename T, Access kAccess>
 cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
-    return stacked_rows(p) == 2 ? launch<T, kAccess, 2>(p, stream) : launch<T, kAccess, 1>(p, stream);
+    const bool one_chunk = p.ci <= kChannels;
+    if (stacked_rows(p) == 2)
+        return one_chunk ? launch<T, Config<kResident, kHalves, kInTurn, kAccess, 2>>(p, stream)
+                         : launch<T, Config<kResident, kOwn, kInTurn, kAccess, 2>>(p, stream);
+    return one_chunk ? launch<T, Config<kResident, kHalves, kInTurn, kAccess, 1>>(p, stream)
+                     : launch<T, Config<kStreamed, kHalves, kFree, kAccess, 1>>(p, stream);
 }
 
 template <typename T>
@@ -112,12 +141,11 @@ cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
     return access(p) == kVector ? launch<T, kVector>(p, stream) : launch<T, kScalar>(p, stream);
 }
 
-bool aligned16(const View& v) { return reinterpret_cast<uintptr_t>(v.data) % 16 == 0; }
-
 }  // namespace
 }  // namespace sm90
 
-// Why the Hopper kernel doesn't take a convolution; null if it does. Holds for any device of compute capability 9.0.
+// Why the Hopper kernel doesn't take a convolution; null if it does. Holds for any device of compute
+// capability 9.0.
 const char* conv2d_sm90_reason(const ConvParams& p) {
     using namespace sm90;
     if (p.dtype == kFloat32) return "dtype is not float16 or bfloat16";
@@ -125,16 +153,19 @@ const char* conv2d_sm90_reason(const ConvParams& p) {
     if (p.stride_y != 1 || p.stride_x != 1 || p.dilation_y != 1 || p.dilation_x != 1)
         return "stride or dilation is not 1";
     if (p.ci % 8) return "input channels are not a multiple of 8";
-    if (!aligned16(p.x)) return "input is not aligned to 16 bytes";
-    if ((p.w > 1 && p.x.sx % 8) || (p.h > 1 && p.x.sy % 8) || (p.n > 1 && p.x.sn % 8))
-        return "input strides are not multiples of 16 bytes";
+    if (!copyable(p.x, p, p.h, p.w)) return "input's address or strides are not multiples of 16 bytes";
+    if (stacked_rows(p) == 2 && p.ci > 3 * kChannels)
+        return "more than 192 input channels for at most 32 outputs: their weights leave no room for tiles";
     if (p.act == kGelu || p.act == kTanh) return "activation is gelu or tanh";
     if (p.base_mode == kBaseBilinear) return "base is enlarged bilinearly";
     if (p.base_mode == kBaseNearest && (p.base_factor != p.shuffle || p.step != 1))
         return "base is not enlarged by the factor of the shuffle";
+    if (p.base_mode == kBaseNearest && p.co > 4 * p.shuffle * p.shuffle)
+        return "enlarged base has more than four channels";
+    if (p.shuffle != 1 && (p.res1.data || p.res2.data)) return "residual under a shuffle";
     if (p.co % (p.shuffle * p.shuffle)) return "output channels are not a multiple of the shuffle's square";
     const int64_t limit = int64_t(1) << 31;
-    const int64_t tiles = (p.oh / kTileY + 1) * (p.ow / kTileX + 1) * p.n;
+    const int64_t tiles = (p.oh / 28 + 1) * (p.ow / 8 + 1) * p.n;
     if (tiles >= limit || p.co * (p.step * p.shuffle) >= limit || p.h >= limit || p.w >= limit ||
         p.shuffle * (p.y.sy + p.y.sx) >= limit || p.shuffle * (p.base.sy + p.base.sx) >= limit)
         return "too large for 32-bit tile and row indices";

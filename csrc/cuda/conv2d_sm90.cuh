@@ -1,14 +1,16 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// 3x3 convolution on Hopper's tensor cores with the whole epilogue, 16-bit channels_last tensors, float32 sums.
+// 3x3 convolution on Hopper's tensor cores with the whole epilogue, 16-bit channels_last tensors, float32
+// sums.
 //
-// Weights are the matrix product's 64 rows and stay in shared memory; pixels are its columns. A tile is 16 x 32
-// pixels; the copy engine fetches it with its halo, 18 x 34 pixels of 64 channels, once, zeros outside the picture.
-// Each of two warpgroups computes 8 x 32 pixels: eight adjacent pixels are one group of rows of the operand, the next
-// group is the next picture row, and a tap is a shifted view of the same tile.
+// Weights are the matrix product's 64 rows and stay in shared memory; pixels are its columns. A tile is
+// fetched with its halo by the copy engine, 64 channels at a time, once, zeros outside the picture. A
+// warpgroup computes 8 pixels times the tile's height: eight adjacent pixels are one group of rows of the
+// operand, the next group is the next picture row, and a tap is a shifted view of the same tile.
 //
-// Up to 32 output channels are stacked: rows 0..31 compute the even picture rows, rows 32..63 the odd ones. A view then
-// steps by two picture rows, and each of its four vertical shifts u meets tap u above and tap u - 1 below.
+// Up to 32 output channels are stacked: rows 0..31 compute the even picture rows, rows 32..63 the odd ones. A
+// view then steps by two picture rows, and each of its four vertical shifts u meets tap u above and tap u - 1
+// below.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -20,66 +22,123 @@
 namespace srk::sm90 {
 
 constexpr int kChannels = 64;  // of a block of outputs, and of a chunk of inputs
-constexpr int kTileX = 16, kTileY = 32;
-constexpr int kHaloX = kTileX + 2, kHaloY = kTileY + 2;
 constexpr uint32_t kPixelBytes = kChannels * 2;
-constexpr uint32_t kHaloBytes = kHaloX * kHaloY * kPixelBytes;
-constexpr uint32_t kStageBytes = (kHaloBytes + 1023) / 1024 * 1024;
-constexpr int kStages = 2;
-constexpr uint32_t kWeightBytes = 9 * kChannels * kPixelBytes;  // of a chunk
-constexpr uint32_t kBarrierOffset = kWeightBytes + kHaloBytes;  // between the first stage and the second
-constexpr uint32_t kSharedBytes = kWeightBytes + kStages * kStageBytes + 1024;
+constexpr int kMaxStages = 4;            // tiles in shared memory
+constexpr uint32_t kMaxShared = 232448;  // of a block
 constexpr int kConsumers = 256, kThreads = kConsumers + 128;
 // Registers of a thread: a third of the file's share at the start, then the consumers' need.
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
-static_assert(kStageBytes - kHaloBytes >= 16 * sizeof(uint64_t));
-static_assert(kWeightBytes % 1024 == 0 && kSharedBytes <= 232448);
-
-// How the tile lies in shared memory: pixels of 128 bytes, swizzled, or planes of eight channels, pixels of 16 bytes.
-enum Layout { kSwizzled, kPlanes };
-
-// Weights stay in shared memory (at most 64 input channels) or pass through it, chunk by chunk.
+// Weights stay in shared memory or pass through it, chunk by chunk.
 enum Weights { kResident, kStreamed };
 
-// Whether the warpgroups take turns at the tensor cores, so that one finishes its tile while the other multiplies.
+// Both warpgroups compute one tile, each half of its columns, or each its own.
+enum Tiling { kHalves, kOwn };
+
+// Whether the warpgroups take turns at the tensor cores, so that one finishes its tile while the other
+// multiplies.
 enum Turns { kFree, kInTurn };
 
 // How a thread's four packed channels lie in every tensor of the epilogue: eight aligned bytes, or anywhere.
 enum Access { kVector, kScalar };
 
-template <Layout layout, Weights weights, Turns turns, Access access, int stack>
+template <Weights weights, Tiling tiling, Turns turns, Access access, int stack>
 struct Config {
-    static constexpr Layout kLayout = layout;
     static constexpr Weights kWeights = weights;
+    static constexpr Tiling kTiling = tiling;
     static constexpr Turns kTurns = turns;
     static constexpr Access kAccess = access;
     static constexpr int kStack = stack;              // picture rows in the weights' 64 rows: 1 or 2
     static constexpr int kBlock = kChannels / stack;  // output channels
-    static constexpr int kRows = kTileY / stack;      // groups of eight pixels: a warpgroup's columns
-    static constexpr int kSums = 4 * kRows;           // of a thread
+    // Two tiles of 16 x 32 beside the weights of 64 channels, or two of 8 x 28 beside stacked ones of 192.
+    static constexpr int kTileX = tiling == kHalves ? 16 : 8, kTileY = tiling == kHalves ? 32 : 28;
+    static constexpr int kHaloX = kTileX + 2, kHaloY = kTileY + 2;
+    static constexpr uint32_t kHaloBytes = kHaloX * kHaloY * kPixelBytes;
+    static constexpr uint32_t kStageBytes = (kHaloBytes + 1023) / 1024 * 1024;
+    static constexpr int kReaders = tiling == kHalves ? 8 : 4;  // warps that read a tile
+    static constexpr int kRows = kTileY / stack;  // groups of eight pixels: a warpgroup's columns
+    static constexpr int kSums = 4 * kRows;       // of a thread
     static constexpr uint32_t kTapBytes = kBlock * kPixelBytes;
-    // A slot is three taps: of one picture row, or, stacked, of one column, from the last tap up, behind a tap of zeros.
+    // A slot is three taps: of one picture row, or, stacked, of one column, from the last tap up, behind a
+    // tap of zeros.
     static constexpr uint32_t kSlotBytes = 3 * kTapBytes;
     static constexpr uint32_t kSlotPitch = (stack == 1 ? 3 : 4) * kTapBytes;
     static constexpr uint32_t kSlotOffset = (stack == 1 ? 0 : 1) * kTapBytes;
+    static constexpr bool kOneChunk = weights == kResident && tiling == kHalves;
+
+    static_assert(kStageBytes - kHaloBytes >= (2 * kMaxStages + 6) * sizeof(uint64_t));  // barriers
+    static_assert(stack == 1 || weights == kResident);
 };
 
-// Row of an operand that computes output channel `row_channel(row)` of its block. Rows 2t, 2t+1, 8+2t and 9+2t of
-// sixteen are four adjacent channels: what a thread holds after two transposes.
+// Row of an operand that computes output channel `row_channel(row)` of its block. Rows 2t, 2t+1, 8+2t and
+// 9+2t of sixteen are four adjacent channels: what a thread holds after two transposes.
 __host__ __device__ constexpr int row_channel(int row) {
     return (row & ~15) + 4 * ((row & 7) >> 1) + (row & 1) + ((row & 8) >> 2);
 }
 
-// Packed weights: blocks of outputs, chunks of 64 inputs, then this index of tap (dy, dx), row, input channel.
+// Packed weights: blocks of outputs, chunks of 64 inputs, then this index of tap (dy, dx), row, input
+// channel.
 __host__ __device__ constexpr int weight_index(int stack, int dy, int dx, int row, int c) {
     const int tap = stack == 1 ? 3 * dy + dx : 3 * dx + 2 - dy;
     return (tap * (kChannels / stack) + row) * kChannels + ((c >> 3 ^ (row & 7)) << 3 | (c & 7));
 }
 
 struct Plan {
-    int tiles_x, tiles_y, tiles, blocks, chunks;
+    int tiles_x, tiles_y, tiles, blocks, chunks, stages;
+    int lanes;              // thread blocks that share the tiles
+    uint32_t weight_bytes;  // in shared memory
+    // Whose tiles are fetched into the second-level cache before their use: x, residuals.
+    int ahead, res1_ahead, res2_ahead;
+    int overlap;  // the start with the end of the kernel before
 };
+
+// Pixels of x by tiles with halo, of the residuals by tiles.
+struct Maps {
+    CUtensorMap x, res1, res2;
+};
+
+// Where a tile starts: image and conv pixel.
+struct Corner {
+    int n, y, x;
+};
+template <class C>
+__device__ inline Corner corner(const Plan& plan, int tile) {
+    const int row = tile / plan.tiles_x;
+    return {row / plan.tiles_y, row % plan.tiles_y * C::kTileY, (tile - row * plan.tiles_x) * C::kTileX};
+}
+
+#ifdef SRK_PROFILE
+// Clocks that the first warp of each warpgroup spent, by block: for its turn, for tiles, for products, in the
+// epilogue.
+enum Spent { kTurn, kTile, kProduct, kEpilogue, kNanoseconds, kSpents };
+__device__ unsigned long long profile[256][2][kSpents];
+
+class Profile {
+  public:
+    __device__ Profile() {
+        last_ = clock64();
+        start_ = now();
+    }
+    __device__ void mark(Spent what) {
+        const long long t = clock64();
+        spent_[what] += t - last_;
+        last_ = t;
+    }
+    __device__ void end(int group, int thread) {
+        spent_[kNanoseconds] = now() - start_;
+        if (thread == 0)
+            for (int i = 0; i < kSpents; ++i) profile[blockIdx.x][group][i] = spent_[i];
+    }
+
+  private:
+    static __device__ long long now() {
+        long long t;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+        return t;
+    }
+    long long last_, start_, spent_[kSpents] = {};
+};
+#endif
 
 template <typename T>
 __device__ inline uint32_t pack(float low, float high) {
@@ -141,23 +200,22 @@ struct Place {
     int q, co, rows, stride;
 };
 
-// Where packed channel q of conv pixel (0, 0) lies in a view; a small base has no sub-pixels of its own.
-__host__ __device__ inline int64_t channel_offset(const View& v, int q, int co, int shuffle,
-                                                  bool small = false) {
-    const int group = co / (shuffle * shuffle), sub = small ? 0 : q / group;
+// Where packed channel q of conv pixel (0, 0) lies in a view.
+__host__ __device__ inline int64_t channel_offset(const View& v, int q, int co, int shuffle) {
+    const int group = co / (shuffle * shuffle), sub = q / group;
     return (sub / shuffle) * v.sy + (sub % shuffle) * v.sx + q % group;
 }
 
 // `step`, `py`, `px`: conv pixel to position of the view; `shuffle`: packed channels to sub-pixels.
 template <typename T, Access kAccess>
-__device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step, int py, int px, int shuffle,
-                                        bool small = false) {
+__device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step, int py, int px,
+                                        int shuffle) {
     Quad<T, kAccess> r;
-    const int64_t first = channel_offset(v, at.q, at.co, shuffle, small);
+    const int64_t first = channel_offset(v, at.q, at.co, shuffle);
     if constexpr (kAccess == kScalar) {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-            r.offset[i] = static_cast<int32_t>(channel_offset(v, at.q + i, at.co, shuffle, small) - first);
+            r.offset[i] = static_cast<int32_t>(channel_offset(v, at.q + i, at.co, shuffle) - first);
     }
     r.count = min(max(at.co - at.q, 0), 4);
     r.rows = r.count > 0 ? at.rows : 0;
@@ -167,8 +225,8 @@ __device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step
     return r;
 }
 
-// Walks down a tensor's rows, in a form that the compiler doesn't turn into one address a row: those would fill the
-// registers.
+// Walks down a tensor's rows, in a form that the compiler doesn't turn into one address a row: those would
+// fill the registers.
 template <typename T>
 struct Walk {
     size_t address, pitch;  // in the global window
@@ -184,7 +242,8 @@ struct Walk {
     }
 };
 
-// acc += weight * tensor. Values come as (pixel, channel) and are transposed to the accumulators' (channel, pixel).
+// acc += weight * tensor. Values come as (pixel, channel) and are transposed to the accumulators' (channel,
+// pixel).
 template <typename T, Access kAccess, int kSums>
 __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, float weight) {
     constexpr int kBatch = 16;  // loads in flight
@@ -202,6 +261,33 @@ __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, fl
             a[1] = fmaf(weight, top.y, a[1]);
             a[2] = fmaf(weight, bottom.x, a[2]);
             a[3] = fmaf(weight, bottom.y, a[3]);
+        }
+    }
+}
+
+// acc += base of one position a conv pixel, `colours` <= 4 channels. Lane pixel * colours + c loads channel c
+// of the warp's eight pixels, two rows in one word; the accumulators of each pixel and channel fetch it from
+// there.
+template <typename T, int kSums>
+__device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, const Place& at, int top,
+                                   int bottom) {
+    const int lane = threadIdx.x % 32, colours = at.co / (p.shuffle * p.shuffle), pixel = lane / colours;
+    const int64_t x = at.x - lane / 4 + pixel;
+    const int rows = pixel < 8 && x < p.ow ? (static_cast<int>(p.oh - at.y) + at.stride - 1) / at.stride : 0;
+    const auto* from = static_cast<const unsigned short*>(p.base.data) + at.n * p.base.sn + at.y * p.base.sy +
+                       x * p.base.sx + lane % colours;
+    const int64_t pitch = at.stride * p.base.sy;
+    const int first = 2 * (lane % 4) * colours;
+    const int lanes[4] = {first + top % colours, first + colours + top % colours, first + bottom % colours,
+                          first + colours + bottom % colours};
+#pragma unroll
+    for (int y = 0; y < kSums / 4; y += 2, from += 2 * pitch) {
+        const uint32_t even = y < rows ? from[0] : 0, odd = y + 1 < rows ? from[pitch] : 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float2 v = unpack<T>(__shfl_sync(~0u, even | odd << 16, lanes[i]));
+            acc[4 * y + i] += v.x;
+            acc[4 * y + 4 + i] += v.y;
         }
     }
 }
@@ -268,95 +354,110 @@ __device__ inline void epilogue(float (&acc)[kSums], const ConvParams& p, const 
     if (p.act_after_add) activate(acc, p.act, slope_top, slope_bottom);
     if (p.base_mode == kBaseSame)
         add(acc, quad<T, kAccess>(p.base, at, out_step, p.phase_y * s, p.phase_x * s, s), 1.f);
-    if (p.base_mode == kBaseNearest) add(acc, quad<T, kScalar>(p.base, at, 1, 0, 0, s, true), 1.f);
+    if (p.base_mode == kBaseNearest) add_nearest<T>(acc, p, at, top, bottom);
     store(acc, quad<T, kAccess>(p.y, at, out_step, p.phase_y * s, p.phase_x * s, s));
-}
-
-template <class C>
-__device__ inline uint64_t tile_descriptor(uint32_t tile, int pixel, int k) {
-    if constexpr (C::kLayout == kSwizzled)
-        return descriptor_swizzled(tile + pixel * kPixelBytes + k * 32, C::kStack * kHaloX * kPixelBytes);
-    else
-        return descriptor_planes(tile + pixel * 16 + k * 2 * (kHaloBytes / 8), kHaloBytes / 8,
-                                 C::kStack * kHaloX * 16);
 }
 
 // The barriers between the thread that orders copies and the warps that compute; addresses in shared memory.
 struct Barriers {
     uint32_t base;
     __device__ uint32_t tile_full(int stage) const { return base + 8 * stage; }
-    __device__ uint32_t tile_empty(int stage) const { return base + 8 * (kStages + stage); }
-    __device__ uint32_t slot_full(int slot) const { return base + 8 * (2 * kStages + slot); }
-    __device__ uint32_t slot_empty(int slot) const { return base + 8 * (2 * kStages + 3 + slot); }
+    __device__ uint32_t tile_empty(int stage) const { return base + 8 * (kMaxStages + stage); }
+    __device__ uint32_t slot_full(int slot) const { return base + 8 * (2 * kMaxStages + slot); }
+    __device__ uint32_t slot_empty(int slot) const { return base + 8 * (2 * kMaxStages + 3 + slot); }
 };
 
-// Adds a chunk of kSteps times sixteen input channels, the `step`-th chunk since the start; `column`: the warpgroup's
-// first pixel. Tells the producer what has been read, except for what the last slot reads.
+// The stage of a chunk of a tile, and the parity of its use.
+struct Ring {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ void next(int stages) {
+        if (++stage == stages) stage = 0, parity ^= 1;
+    }
+};
+
+// Adds a chunk of kSteps times sixteen input channels, the `step`-th chunk since the start; `pixels`: the
+// warpgroup's first pixel in its tile, `before`: the stage of the tile's previous chunk. Tells the producer
+// what has been read, except for what the last slot reads.
 template <typename T, class C, int kSteps>
-__device__ inline void multiply(float (&acc)[C::kSums], uint32_t weights, uint32_t tile, int column,
-                                int chunk, int step, int lane, Barriers barriers) {
+__device__ inline void multiply(float (&acc)[C::kSums], uint32_t weights, uint32_t pixels, int chunk,
+                                int step, int before, int lane, Barriers barriers) {
     constexpr int kViews = C::kStack == 1 ? 3 : 4;
 #pragma unroll
     for (int slot = 0; slot < 3; ++slot) {
         if constexpr (C::kWeights == kStreamed) mbarrier_wait(barriers.slot_full(slot), step & 1);
-        if (C::kWeights == kStreamed || slot == 0) wgmma_begin();
+        if (!C::kOneChunk || slot == 0) wgmma_begin();
 #pragma unroll
         for (int i = 0; i < kViews; ++i) {
             const uint32_t tap = weights + slot * C::kSlotPitch + (C::kStack == 1 ? i : 3 - i) * C::kTapBytes;
-            const int pixel = column + (C::kStack == 1 ? slot * kHaloX + i : i * kHaloX + slot);
+            const int pixel = C::kStack == 1 ? slot * C::kHaloX + i : i * C::kHaloX + slot;
 #pragma unroll
             for (int k = 0; k < kSteps; ++k)
                 wgmma<T>(acc, descriptor_swizzled(tap + k * 32, 8 * kPixelBytes),
-                         tile_descriptor<C>(tile, pixel, k), chunk + slot + i + k > 0);
+                         descriptor_swizzled(pixels + pixel * kPixelBytes + k * 32,
+                                             C::kStack * C::kHaloX * kPixelBytes),
+                         chunk + slot + i + k > 0);
         }
-        if constexpr (C::kWeights == kStreamed) {
+        if constexpr (!C::kOneChunk) {
             wgmma_commit();
-            wgmma_wait<1>();  // what came before this slot has been read
-            if (lane == 0 && slot > 0) mbarrier_arrive(barriers.slot_empty(slot - 1));
-            if (lane == 0 && slot == 0 && chunk > 0) {
-                mbarrier_arrive(barriers.slot_empty(2));
-                mbarrier_arrive(barriers.tile_empty((step - 1) % kStages));
-            }
+            if (C::kWeights == kStreamed || slot == 0)
+                wgmma_wait<1>();  // what came before this slot has been read
+            if (lane == 0 && slot == 0 && chunk > 0) mbarrier_arrive(barriers.tile_empty(before));
+            if (C::kWeights == kStreamed && lane == 0 && (slot > 0 || chunk > 0))
+                mbarrier_arrive(barriers.slot_empty((slot + 2) % 3));
         }
     }
-    if constexpr (C::kWeights == kResident) wgmma_commit();
+    if constexpr (C::kOneChunk) wgmma_commit();
 }
 
 // A block's walk over the tiles of its output channels.
-struct Tiles {
+struct Walkway {
     int first, stride;
-    __device__ explicit Tiles(const Plan& plan)
+    __device__ explicit Walkway(const Plan& plan)
         : first(blockIdx.x / plan.blocks), stride(gridDim.x / plan.blocks) {}
 };
 
 template <class C>
-__device__ inline void produce(const CUtensorMap& map, const ConvParams& p, const Plan& plan, int block,
+__device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan& plan, int block,
                                uint32_t weights, uint32_t tiles, Barriers barriers) {
     constexpr uint32_t kChunkBytes = 3 * C::kSlotBytes;
     const auto* packed = static_cast<const uint8_t*>(static_cast<const void*>(p.weight)) +
                          size_t(block) * plan.chunks * kChunkBytes;
-    const Tiles walk(plan);
+    const int top = static_cast<int>(p.pad_top), left = static_cast<int>(p.pad_left);
+    const Walkway walk(plan);
+    Ring ring;
     int step = 0;  // chunks of tiles so far
     for (int tile = walk.first; tile < plan.tiles; tile += walk.stride) {
-        const int n = tile / (plan.tiles_x * plan.tiles_y), ty = tile / plan.tiles_x % plan.tiles_y;
-        const int x = tile % plan.tiles_x * kTileX - static_cast<int>(p.pad_left);
-        const int y = ty * kTileY - static_cast<int>(p.pad_top);
-        for (int chunk = 0; chunk < plan.chunks; ++chunk, ++step) {
-            const int stage = step % kStages;
-            const uint32_t full = barriers.tile_full(stage), to = tiles + stage * kStageBytes;
-            mbarrier_wait(barriers.tile_empty(stage), (step / kStages & 1) ^ 1);
-            mbarrier_expect(full, kHaloBytes);
-            if constexpr (C::kLayout == kSwizzled)
-                tensor_copy(to, &map, chunk * kChannels, x, y, n, full);
-            else
-                tensor_copy(to, &map, 0, x, y, chunk * 8, n, full);
-            if (C::kWeights == kResident && step > 0) continue;
-            for (int slot = 0; slot < 3; ++slot) {
-                mbarrier_wait(barriers.slot_empty(slot), (step & 1) ^ 1);
-                mbarrier_expect(barriers.slot_full(slot), C::kSlotBytes);
-                bulk_copy(weights + slot * C::kSlotPitch + C::kSlotOffset,
-                          packed + size_t(chunk) * kChunkBytes + slot * C::kSlotBytes, C::kSlotBytes,
-                          barriers.slot_full(slot));
+        const Corner at = corner<C>(plan, tile), next = corner<C>(plan, tile + walk.stride);
+        for (int chunk = 0; chunk < plan.chunks; ++chunk, ++step, ring.next(plan.stages)) {
+            const uint32_t full = barriers.tile_full(ring.stage);
+            mbarrier_wait(barriers.tile_empty(ring.stage), ring.parity ^ 1);
+            mbarrier_expect(full, C::kHaloBytes);
+            tensor_copy(tiles + ring.stage * C::kStageBytes, &maps.x, chunk * kChannels, at.x - left,
+                        at.y - top, at.n, full);
+            if (C::kWeights == kResident && step == 0) {
+                const uint32_t bytes = plan.chunks * kChunkBytes;
+                mbarrier_expect(barriers.slot_full(0), bytes);
+                for (uint32_t i = 0; i < bytes; i += C::kSlotBytes)
+                    bulk_copy(weights + i / C::kSlotBytes * C::kSlotPitch + C::kSlotOffset, packed + i,
+                              C::kSlotBytes, barriers.slot_full(0));
+            }
+            if (plan.ahead && chunk + 1 < plan.chunks)
+                tensor_prefetch(&maps.x, (chunk + 1) * kChannels, at.x - left, at.y - top, at.n);
+            if (plan.ahead && chunk + 1 == plan.chunks && tile + walk.stride < plan.tiles)
+                tensor_prefetch(&maps.x, 0, next.x - left, next.y - top, next.n);
+            if (plan.res1_ahead && chunk == 0)
+                tensor_prefetch(&maps.res1, block * C::kBlock, at.x, at.y, at.n);
+            if (plan.res2_ahead && chunk == 0)
+                tensor_prefetch(&maps.res2, block * C::kBlock, at.x, at.y, at.n);
+            if constexpr (C::kWeights == kStreamed) {
+                for (int slot = 0; slot < 3; ++slot) {
+                    mbarrier_wait(barriers.slot_empty(slot), (step & 1) ^ 1);
+                    mbarrier_expect(barriers.slot_full(slot), C::kSlotBytes);
+                    bulk_copy(weights + slot * C::kSlotPitch,
+                              packed + size_t(chunk) * kChunkBytes + slot * C::kSlotBytes, C::kSlotBytes,
+                              barriers.slot_full(slot));
+                }
             }
         }
     }
@@ -368,56 +469,81 @@ __device__ inline void consume(const ConvParams& p, const Plan& plan, int block,
     const int group = warp / 4, row = warp % 4 * 16;
     const int channel = block * C::kBlock + row % C::kBlock;  // of the warp's first row
     const int top = channel + row_channel(lane / 4);
-    const Tiles walk(plan);
+    const int column = C::kTiling == kHalves ? 8 * group : 0;  // of the tile
+    const Walkway walk(plan);
+    const int own = C::kTiling == kHalves ? 0 : group;  // tiles of the other warpgroup before the first one
+    const int stride = C::kTiling == kHalves ? walk.stride : 2 * walk.stride;
     float acc[C::kSums] = {};
     if (C::kTurns == kInTurn && group == 1) named_arrive(1, kConsumers);
-    if (C::kWeights == kResident)
-        for (int slot = 0; slot < 3; ++slot) mbarrier_wait(barriers.slot_full(slot), 0);
+    if (C::kWeights == kResident) mbarrier_wait(barriers.slot_full(0), 0);
+    Ring ring;
     int step = 0;
-    for (int tile = walk.first; tile < plan.tiles; tile += walk.stride) {
+#ifdef SRK_PROFILE
+    Profile profile;
+#define SRK_MARK(what) profile.mark(what)
+#else
+#define SRK_MARK(what)
+#endif
+    const auto skip = [&] {
+        for (int chunk = 0; chunk < plan.chunks; ++chunk) ring.next(plan.stages);
+    };
+    if (own) skip();
+    for (int tile = walk.first + own * walk.stride; tile < plan.tiles; tile += stride) {
         if constexpr (C::kTurns == kInTurn) named_sync(1 + group, kConsumers);
-        for (int chunk = 0; chunk < plan.chunks; ++chunk, ++step) {
-            const int stage = step % kStages;
-            const bool half = p.ci - chunk * kChannels <= kChannels / 2;
-            const uint32_t pixels = tiles + stage * kStageBytes;
-            mbarrier_wait(barriers.tile_full(stage), step / kStages & 1);
-            if (half)
-                multiply<T, C, 2>(acc, weights, pixels, 8 * group, chunk, step, lane, barriers);
+        SRK_MARK(kTurn);
+        int before = 0;
+        for (int chunk = 0; chunk < plan.chunks; ++chunk, ++step, ring.next(plan.stages)) {
+            mbarrier_wait(barriers.tile_full(ring.stage), ring.parity);
+            SRK_MARK(kTile);
+            const uint32_t pixels = tiles + ring.stage * C::kStageBytes + column * kPixelBytes;
+            const uint32_t taps = C::kWeights == kResident ? weights + chunk * 3 * C::kSlotPitch : weights;
+            if (p.ci - chunk * kChannels <= kChannels / 2)
+                multiply<T, C, 2>(acc, taps, pixels, chunk, step, before, lane, barriers);
             else
-                multiply<T, C, 4>(acc, weights, pixels, 8 * group, chunk, step, lane, barriers);
+                multiply<T, C, 4>(acc, taps, pixels, chunk, step, before, lane, barriers);
+            before = ring.stage;
+            SRK_MARK(kProduct);
         }
-        if (C::kTurns == kInTurn && (group == 0 || tile + walk.stride < plan.tiles))
+        const bool first_half = C::kTiling == kHalves && group == 0;
+        if (C::kTurns == kInTurn && (first_half || tile + walk.stride < plan.tiles))
             named_arrive(2 - group, kConsumers);
         wgmma_wait<0>();
+        SRK_MARK(kProduct);
         if (lane == 0) {
-            mbarrier_arrive(barriers.tile_empty((step - 1) % kStages));
+            mbarrier_arrive(barriers.tile_empty(before));
             if constexpr (C::kWeights == kStreamed) mbarrier_arrive(barriers.slot_empty(2));
         }
-        const int n = tile / (plan.tiles_x * plan.tiles_y), ty = tile / plan.tiles_x % plan.tiles_y;
-        const int x = tile % plan.tiles_x * kTileX + 8 * group + lane / 4, y = ty * kTileY + row / C::kBlock;
-        const int below = static_cast<int>(p.oh) - y;
+        if constexpr (C::kTiling == kOwn) skip();
+        const Corner at = corner<C>(plan, tile);
+        const int x = at.x + column + lane / 4, y = at.y + row / C::kBlock,
+                  below = static_cast<int>(p.oh) - y;
         const int rows = x < p.ow && below > 0 ? min(C::kRows, (below + C::kStack - 1) / C::kStack) : 0;
         const int q = channel + 4 * (lane % 4);
-        epilogue<T, C::kAccess>(acc, p, Place{n, y, x, q, static_cast<int>(p.co), rows, C::kStack}, top,
+        epilogue<T, C::kAccess>(acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack}, top,
                                 top + 2);
+        SRK_MARK(kEpilogue);
     }
+#ifdef SRK_PROFILE
+    profile.end(group, threadIdx.x % 128);
+#endif
+#undef SRK_MARK
 }
 
 template <typename T, class C>
 __global__ void __launch_bounds__(kThreads, 1)
-    conv3x3(const __grid_constant__ CUtensorMap map, const __grid_constant__ ConvParams p,
+    conv3x3(const __grid_constant__ Maps maps, const __grid_constant__ ConvParams p,
             const __grid_constant__ Plan plan) {
     extern __shared__ uint8_t shared[];
     const uint32_t weights = (shared_address(shared) + 1023) & ~1023u;
-    const uint32_t tiles = weights + kWeightBytes;
-    const Barriers barriers{weights + kBarrierOffset};
+    const uint32_t tiles = weights + plan.weight_bytes;
+    const Barriers barriers{tiles + C::kHaloBytes};  // between the first stage and the second
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int block = blockIdx.x % plan.blocks;
 
     if (threadIdx.x == 0) {
-        for (int i = 0; i < kStages; ++i) {
+        for (int i = 0; i < plan.stages; ++i) {
             mbarrier_init(barriers.tile_full(i), 1);
-            mbarrier_init(barriers.tile_empty(i), kConsumers / 32);
+            mbarrier_init(barriers.tile_empty(i), C::kReaders);
         }
         for (int i = 0; i < 3; ++i) {
             mbarrier_init(barriers.slot_full(i), 1);
@@ -428,17 +554,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     if constexpr (C::kStack == 2) {  // zeros before, between and behind the slots
         auto* zeros = reinterpret_cast<uint4*>(shared + (weights - shared_address(shared)));
         constexpr int kUnits = C::kTapBytes / sizeof(uint4);
-        for (int i = threadIdx.x; i < 4 * kUnits; i += kThreads)
+        for (int i = threadIdx.x; i < (3 * plan.chunks + 1) * kUnits; i += kThreads)
             zeros[i / kUnits * (C::kSlotPitch / sizeof(uint4)) + i % kUnits] = make_uint4(0, 0, 0, 0);
         fence_async_proxy();
     }
+    launch_dependents();
     __syncthreads();
+    wait_dependencies();
 
     if (warp >= kConsumers / 32) {
         registers_release<kProducerRegisters>();
         if (threadIdx.x == kConsumers) {
-            prefetch_map(&map);
-            produce<C>(map, p, plan, block, weights, tiles, barriers);
+            prefetch_map(&maps.x);
+            produce<C>(maps, p, plan, block, weights, tiles, barriers);
         }
     } else {
         registers_request<kConsumerRegisters>();

@@ -3,7 +3,10 @@
 // The launchers: parameters and a stream in, an error of the runtime out. All work on the current device.
 #pragma once
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "params.h"
@@ -12,6 +15,12 @@
 #else
 #include <cuda_runtime_api.h>
 #endif
+
+namespace srk {
+// The one of compute capability 9.0, where it is compiled (SRK_SM90); conv2d_sm90.cuh describes its weights.
+const char* conv2d_sm90_reason(const ConvParams& p);
+cudaError_t conv2d_sm90(const ConvParams& p, cudaStream_t stream);
+}  // namespace srk
 
 namespace srk::cuda {
 
@@ -36,6 +45,11 @@ bool conv2d_is_plain(const ConvParams& p);
 std::string conv2d_refusal(const ConvParams& p);
 cudaError_t conv2d(const ConvParams& p, cudaStream_t stream);
 
+// The one for at most four outputs: why it does not take p (null where it does), and its launch. Weights as those
+// of a portable kernel {4 channels, depth 32} that does not gather.
+const char* conv2d_tail_reason(const ConvParams& p);
+cudaError_t conv2d_tail(const ConvParams& p, cudaStream_t stream);
+
 cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream);
 cudaError_t add(const AddParams& p, cudaStream_t stream);
 cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream);
@@ -50,7 +64,7 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, c
     return cudaSuccess;
 }
 template <class Args>
-cudaError_t resident_blocks(int* count, void (*)(Args), int, size_t) {
+cudaError_t resident_blocks(int* count, void (*)(Args), int, int, size_t, int) {
     *count = 1;
     return cudaSuccess;
 }
@@ -63,13 +77,22 @@ cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, c
         cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), list, bytes, stream);
     return error ? error : cudaGetLastError();
 }
-// Blocks of a kernel that a multiprocessor holds at a time; raises the kernel's limit of shared memory.
+// Blocks of a kernel that one of the device's multiprocessors holds at a time; kept, since the runtime takes
+// microseconds to tell. The kernel's limit of shared memory is raised once, to `most`.
 template <class Args>
-cudaError_t resident_blocks(int* count, void (*kernel)(Args), int threads, size_t bytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    return error ? error : cudaOccupancyMaxActiveBlocksPerMultiprocessor(count, kernel, threads, bytes);
+cudaError_t resident_blocks(int* count, void (*kernel)(Args), int device, int threads, size_t bytes,
+                            int most) {
+    static std::mutex mutex;
+    static std::map<std::tuple<int, void (*)(Args), size_t>, int> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto key = std::make_tuple(device, kernel, bytes);
+    const auto found = known.find(key);
+    if (found != known.end()) return *count = found->second, cudaSuccess;
+    cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (!error) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(count, kernel, threads, bytes);
+    if (!error) known[key] = *count;
+    return error;
 }
 #endif
 

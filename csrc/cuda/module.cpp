@@ -49,12 +49,68 @@ std::string sizes(std::initializer_list<int64_t> list) {
     return text + ")";
 }
 
+// A convolution kernel as Python sees it: a portable one by its index, or one made for some layers alone, with its
+// reason against a layer. `capability`: the only one that it runs on, 10 * major + minor, or 0.
+struct Kernel : srk::cuda::Conv2dKernel {
+    int capability;
+    const char* (*reason)(const ConvParams&);
+    cudaError_t (*launch)(const ConvParams&, cudaStream_t);
+};
+
+const char* tail_reason(const ConvParams& p) {
+    if (p.ci > 64 && p.ci <= 96) return "it reads four chunks of 32 inputs beyond 64, and there are three";
+    return srk::cuda::conv2d_tail_reason(p);
+}
+
+#ifdef SRK_SM90
+// The Hopper kernel's variants, by outputs that share an operand and by chunks of inputs.
+template <bool stacked, bool wide>
+const char* sm90_reason(const ConvParams& p) {
+    if (stacked != (p.co <= 32) || wide != (p.ci > 64))
+        return "another variant of the kernel is for these channels";
+    // The copy engine takes no dimension of stride 0.
+    if ((p.n > 1 && p.x.sn == 0) || (p.h > 1 && p.x.sy == 0) || (p.w > 1 && p.x.sx == 0))
+        return "input is expanded";
+    return srk::conv2d_sm90_reason(p);
+}
+#endif
+
+// The portable ones first, where `ConvParams::kernel` is their own index too.
+const std::vector<Kernel>& kernels() {
+    static const std::vector<Kernel> list = [] {
+        std::vector<Kernel> made;
+        for (const auto& kernel : srk::cuda::conv2d_kernels())
+            made.push_back({kernel, 0, nullptr, srk::cuda::conv2d});
+        made.push_back({{"conv2d_tail", 4, 32, true}, 0, tail_reason, srk::cuda::conv2d_tail});
+#ifdef SRK_SM90
+        const auto sm90 = srk::conv2d_sm90;
+        made.push_back({{"conv2d_sm90/resident", 64, 64, false}, 90, sm90_reason<false, false>, sm90});
+        made.push_back({{"conv2d_sm90/streamed", 64, 64, false}, 90, sm90_reason<false, true>, sm90});
+        made.push_back({{"conv2d_sm90/stacked", 32, 64, false}, 90, sm90_reason<true, false>, sm90});
+        made.push_back({{"conv2d_sm90/stacked_wide", 32, 64, false}, 90, sm90_reason<true, true>, sm90});
+#endif
+        return made;
+    }();
+    return list;
+}
+
+const Kernel* kernel_of(const ConvParams& p) {
+    return p.kernel >= 0 && p.kernel < static_cast<int>(kernels().size()) ? &kernels()[p.kernel] : nullptr;
+}
+
+// Why p cannot run by its kernel; empty where it can.
+std::string refusal(const ConvParams& p) {
+    const Kernel* kernel = kernel_of(p);
+    if (!kernel || !kernel->reason) return srk::cuda::conv2d_refusal(p);
+    const char* reason = kernel->reason(p);
+    return reason ? reason : "";
+}
+
 std::string described(const ConvParams& p) {
-    const auto& kernels = srk::cuda::conv2d_kernels();
-    const bool known = p.kernel >= 0 && p.kernel < static_cast<int>(kernels.size());
+    const Kernel* kernel = kernel_of(p);
     return "conv2d of input " + sizes({p.n, p.ci, p.h, p.w}) + ", weight " + sizes({p.co, p.ci, p.kh, p.kw}) +
            ", output " + sizes({p.n, p.co, p.oh, p.ow}) + ", stride " + sizes({p.stride_y, p.stride_x}) +
-           ", kernel " + (known ? kernels[p.kernel].name : std::to_string(p.kernel));
+           ", kernel " + (kernel ? kernel->name : std::to_string(p.kernel));
 }
 
 using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, bias, prelu
@@ -82,9 +138,11 @@ void conv2d_steps(int device, uintptr_t stream, const std::vector<const ConvPara
     py::gil_scoped_release released;
     const DeviceGuard guard(device);
     for (const ConvParams& p : run) {
-        const std::string reason = srk::cuda::conv2d_refusal(p);
+        const std::string reason = refusal(p);
         if (!reason.empty()) throw std::runtime_error(described(p) + ": " + reason);
-        check(srk::cuda::conv2d(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)), described(p));
+        if (const cudaError_t error =
+                kernel_of(p)->launch(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)))
+            check(error, described(p));
     }
 }
 
@@ -142,11 +200,16 @@ PYBIND11_MODULE(SRK_MODULE, m) {
         "conv2d_kernels",
         [] {
             py::list list;
-            for (const auto& kernel : srk::cuda::conv2d_kernels())
-                list.append(py::make_tuple(kernel.name, kernel.channels, kernel.depth, kernel.full));
+            for (const auto& kernel : kernels())
+                list.append(py::make_tuple(kernel.name, kernel.channels, kernel.depth, kernel.full,
+                                           kernel.reason != nullptr, kernel.capability));
             return list;
         },
-        "[(name, output channels of a block, input channels of a step, takes every epilogue), ...]");
+        "[(name, output channels of a block, input channels of a step, takes every epilogue, the only "
+        "compute "
+        "capability that it runs on or 0), ...]");
+    m.def("conv2d_refusal", &refusal, py::arg("params"),
+          "Why the kernel does not take the parameters on the current device; empty where it does.");
     m.def("conv2d_gathers", &srk::cuda::conv2d_gathers, py::arg("params"));
     m.def("conv2d_steps", &conv2d_steps, py::arg("device"), py::arg("stream"), py::arg("steps"),
           py::arg("addresses"));

@@ -1,9 +1,9 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Settles on a Hopper GPU what conv2d_sm90 relies on: matrix descriptors that start inside a swizzle pattern, planes
-// without a swizzle, tensor copies with a halo, and how fast matrix products run from such operands.
+// Settles on a Hopper GPU what conv2d_sm90 relies on: matrix descriptors that start inside a swizzle pattern,
+// planes without a swizzle, tensor copies with a halo, and how fast matrix products run from such operands.
 //   nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc csrc/cuda/probe_descriptors.cu -o probe
-//   ./probe swizzled | planes | planes-crossed | copy | rate
+//   ./probe swizzled | planes | copy | rate
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -31,7 +31,7 @@ constexpr uint32_t kABytes = 64 * kC * 2, kShared = 232448;
 
 // b[pixel][channel], pixels of `pitch` a row; the product's column 8g + i is pixel shift + g*pitch + i.
 struct Case {
-    int pitch, shift, base, crossed, planes;
+    int pitch, shift, base, planes;
 };
 
 template <int kN>
@@ -61,8 +61,7 @@ __global__ void __launch_bounds__(128) multiply(const __half* a, const __half* b
         uint64_t b_desc;
         if (c.planes) {
             const uint32_t half = plane, group = c.pitch * 16;
-            b_desc = descriptor_planes(start + kABytes + c.shift * 16 + 2 * k * plane,
-                                       c.crossed ? group : half, c.crossed ? half : group);
+            b_desc = descriptor_planes(start + kABytes + c.shift * 16 + 2 * k * plane, half, group);
         } else {
             b_desc = descriptor_swizzled(start + kABytes + c.shift * 128 + k * 32, c.pitch * 128, c.base);
         }
@@ -119,9 +118,9 @@ double error(Case c) {
     return worst;
 }
 
-void products(bool planes, bool crossed) {
+void products(bool planes) {
     const int shifts[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 18, 19, 37, 38};
-    std::printf("%-9s pitch base |", planes ? (crossed ? "crossed" : "planes") : "swizzled");
+    std::printf("%-9s pitch base |", planes ? "planes" : "swizzled");
     for (int s : shifts) std::printf(" %5d", s);
     std::printf("   max |error| of m64n256 / n8 at these shifts\n");
     for (int n8 = 0; n8 < 2; ++n8)
@@ -134,7 +133,7 @@ void products(bool planes, bool crossed) {
                         std::printf("     -");
                         continue;
                     }
-                    const Case c{pitch, s, mode ? s % 8 : 0, crossed, planes};
+                    const Case c{pitch, s, mode ? s % 8 : 0, planes};
                     std::printf(" %5.3g", n8 ? error<8>(c) : error<256>(c));
                 }
                 std::printf("\n");
@@ -286,11 +285,9 @@ void rate(int planes, int shift, int same_a) {
 int main(int argc, char** argv) {
     const char* what = argc > 1 ? argv[1] : "";
     if (!std::strcmp(what, "swizzled"))
-        products(false, false);
+        products(false);
     else if (!std::strcmp(what, "planes"))
-        products(true, false);
-    else if (!std::strcmp(what, "planes-crossed"))
-        products(true, true);
+        products(true);
     else if (!std::strcmp(what, "copy"))
         copies();
     else if (!std::strcmp(what, "rate"))
@@ -300,6 +297,6 @@ int main(int argc, char** argv) {
                 rate<2>(planes, shift, 0);
             }
     else
-        return std::printf("usage: probe swizzled | planes | planes-crossed | copy | rate\n"), 1;
+        return std::printf("usage: probe swizzled | planes | copy | rate\n"), 1;
     return 0;
 }

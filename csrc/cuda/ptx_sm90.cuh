@@ -1,7 +1,8 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Hopper's instructions: mbarriers, bulk and tensor copies, warpgroup matrix products. Shared-memory addresses are
-// 32-bit, as PTX wants them. Semantics: PTX ISA 8.0 and later, "Asynchronous warpgroup level matrix instructions".
+// Hopper's instructions: mbarriers, bulk and tensor copies, warpgroup matrix products. Shared-memory
+// addresses are 32-bit, as PTX wants them. Semantics: PTX ISA 8.0 and later, "Asynchronous warpgroup level
+// matrix instructions".
 #pragma once
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -50,6 +51,11 @@ __device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
 #endif
     }
 }
+
+// The next kernel of the stream may start where this one leaves room; and waits for all that this one has
+// written.
+__device__ inline void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ inline void wait_dependencies() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // A warpgroup gives up or asks for registers: `kCount` of each thread afterwards, a multiple of 8.
 template <int kCount>
@@ -100,6 +106,13 @@ __device__ inline void tensor_copy(uint32_t to, const CUtensorMap* map, int c0, 
         : "memory");
 }
 
+// Fetches a box into the second-level cache.
+__device__ inline void tensor_prefetch(const CUtensorMap* map, int c0, int c1, int c2, int c3) {
+    asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(c0),
+                 "r"(c1), "r"(c2), "r"(c3)
+                 : "memory");
+}
+
 // An 8x8 matrix of 16-bit elements, row lane/4, columns 2*(lane%4) and +1 in each thread, transposed.
 __device__ inline uint32_t transpose8x8(uint32_t a) {
     uint32_t d;
@@ -117,7 +130,8 @@ __host__ __device__ constexpr uint64_t descriptor_swizzled(uint32_t address, uin
            uint64_t(base & 7) << 49 | kSwizzle128 << 62;
 }
 
-// Rows of 16 bytes, eight of them adjacent; the second half of sixteen channels lies `half` bytes behind the first.
+// Rows of 16 bytes, eight of them adjacent; the second half of sixteen channels lies `half` bytes behind the
+// first.
 __host__ __device__ constexpr uint64_t descriptor_planes(uint32_t address, uint32_t half, uint32_t group) {
     return uint64_t((address & 0x3ffff) >> 4) | uint64_t(half >> 4) << 16 | uint64_t(group >> 4) << 32;
 }
@@ -131,10 +145,16 @@ __device__ inline void wgmma_wait() {
 }
 
 // clang-format off
-#define SRK_OUT_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-    "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SRK_OUT_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), \
+    "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define SRK_OUT_32(i) SRK_OUT_8(i), SRK_OUT_8(i + 8), SRK_OUT_8(i + 16), SRK_OUT_8(i + 24)
 #define SRK_REGS_4 "%0, %1, %2, %3"
+
+#define SRK_REGS_56 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
+    "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, " \
+    "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
+    "%54, %55"
 
 #define SRK_REGS_64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
@@ -161,8 +181,8 @@ __device__ inline void wgmma_wait() {
                  : __VA_ARGS__                                                                      \
                  : "l"(a_desc), "l"(b_desc), "r"(accumulate))
 
-// d (64 x N) = a (64 x 16) * b (N x 16)^T (+ d), operands in shared memory. Warp w of the warpgroup holds rows 16w on:
-// d[4j + 2h + i] is row lane/4 + 8h, column 8j + 2*(lane%4) + i.
+// d (64 x N) = a (64 x 16) * b (N x 16)^T (+ d), operands in shared memory. Warp w of the warpgroup holds
+// rows 16w on: d[4j + 2h + i] is row lane/4 + 8h, column 8j + 2*(lane%4) + i.
 template <typename T>
 __device__ inline void wgmma(float (&d)[128], uint64_t a_desc, uint64_t b_desc, int accumulate) {
     if constexpr (std::is_same_v<T, __half>)
@@ -178,6 +198,15 @@ __device__ inline void wgmma(float (&d)[64], uint64_t a_desc, uint64_t b_desc, i
         SRK_WGMMA(128, "f16", SRK_REGS_64, "%64", "%65", "%66", SRK_OUT_32(0), SRK_OUT_32(32));
     else
         SRK_WGMMA(128, "bf16", SRK_REGS_64, "%64", "%65", "%66", SRK_OUT_32(0), SRK_OUT_32(32));
+}
+template <typename T>
+__device__ inline void wgmma(float (&d)[56], uint64_t a_desc, uint64_t b_desc, int accumulate) {
+    if constexpr (std::is_same_v<T, __half>)
+        SRK_WGMMA(112, "f16", SRK_REGS_56, "%56", "%57", "%58", SRK_OUT_32(0), SRK_OUT_8(32), SRK_OUT_8(40),
+                  SRK_OUT_8(48));
+    else
+        SRK_WGMMA(112, "bf16", SRK_REGS_56, "%56", "%57", "%58", SRK_OUT_32(0), SRK_OUT_8(32), SRK_OUT_8(40),
+                  SRK_OUT_8(48));
 }
 template <typename T>
 __device__ inline void wgmma(float (&d)[4], uint64_t a_desc, uint64_t b_desc, int accumulate) {

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sr_kernels.backends import cuda_check, cuda_plan
+from sr_kernels.backends import cuda_check, cuda_choice, cuda_plan
 from sr_kernels.backends.base import (
     Backend,
     ChainArgs,
@@ -20,13 +21,19 @@ from sr_kernels.backends.base import (
     memory_format_of,
     with_format,
 )
-from sr_kernels.backends.cuda_plan import ConvPlan, lay_out, pixel_major, place
+from sr_kernels.backends.cuda_plan import (
+    ConvPlan,
+    addresses,
+    fits,
+    is_thin,
+    lay_out,
+    pixel_major,
+    place,
+)
 from sr_kernels.backends.registry import record
 
 _MAX_KERNEL = 9
 _MAX_EXTENT = 1 << 29  # of a picture, with its window
-_MOST_PLANS = 1024
-_plans: dict[Hashable, ConvPlan] = {}
 
 
 class CudaBackend(Backend):
@@ -58,33 +65,19 @@ class CudaBackend(Backend):
             return [f"elements of {x.dtype} are wider than 8 bytes"]
         return cuda_check.reasons(x.device)
 
+    def slower(self, op: str, args: object) -> list[str]:
+        return cuda_choice.slower(self.name, op, args)
+
+    def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
+        if op == "conv2d":
+            return _Conv2d(args)
+        return _DenseBlock(args) if op == "dense_block" else super().prepare(op, args)
+
     def conv2d(self, args: ConvArgs) -> Tensor:
-        memory_format = memory_format_of(args.input)
-        y = _empty(args.output_shape(), torch.channels_last, args.input)
-        _conv_into(args, y)
-        return with_format(y, memory_format)
+        return _Conv2d(args)(args)
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
-        """Each layer writes its channels of one wide buffer: nothing is concatenated."""
-        memory_format = memory_format_of(args.input)
-        n, c, h, w = args.input.shape
-        widths = [weight.shape[0] for weight in args.weights[:-1]]
-        total = c + sum(widths)
-        wide = args.input.new_empty((n, h, w, total + -total % 8)).permute(0, 3, 1, 2)
-        wide[:, :c].copy_(args.input)
-        y = _empty(args.input.shape, torch.channels_last, args.input)
-        end = c
-        for i, (weight, bias) in enumerate(zip(args.weights, args.biases, strict=True)):
-            layer = ConvArgs(wide[:, :end], weight, bias, padding=(weight.shape[2] // 2,) * 4)
-            if i < len(widths):
-                layer.activation, layer.negative_slope = "leaky_relu", args.negative_slope
-                _conv_into(layer, wide[:, end : end + widths[i]])
-                end += widths[i]
-            else:
-                layer.scale = args.scale
-                layer.residuals = [(wide[:, :c], args.input_scale), *args.residuals]
-                _conv_into(layer, y)
-        return with_format(y, memory_format)
+        return _DenseBlock(args)(args)
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
         record("cuda/pixel_shuffle")
@@ -107,8 +100,94 @@ class CudaBackend(Backend):
         return to_image(input, dtype)
 
 
-def _empty(shape: Sequence[int], memory_format: torch.memory_format, like: Tensor) -> Tensor:
-    return like.new_empty_strided(tuple(shape), dense_strides(shape, memory_format))
+def _empty(shape: Sequence[int], strides: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)
+
+
+class _Conv2d:
+    """conv2d of arguments like the first; a plan for inputs that are read in place and one for copies."""
+
+    def __init__(self, a: ConvArgs) -> None:
+        self.shape = a.output_shape()
+        self.strides = dense_strides(self.shape, torch.channels_last)
+        self.format = memory_format_of(a.input)
+        self.converts = dense_strides(self.shape, self.format) != self.strides
+        self.fits, self.thin = fits(a.input), is_thin(a.input)
+        self.copies = pixel_major(a.input) is not a.input or any(
+            pixel_major(t) is not t
+            for t in (*(r for r, _ in a.residuals), *([] if a.base is None else [a.base]))
+        )
+        self.plans: dict[bool, ConvPlan] = {}
+
+    def __call__(self, a: ConvArgs) -> Tensor:
+        y = _empty(self.shape, self.strides, a.input)
+        in_place = self.fits and (self.thin or a.input.data_ptr() % 16 == 0)
+        if self.copies or not in_place:
+            a = _laid_out(a)
+        plan = self.plans.get(in_place)
+        if plan is None:
+            plan = self.plans[in_place] = ConvPlan(a, y, cuda_check.left_out(y.device))
+        record(plan.name)
+        if 0 not in self.shape:
+            plan.run(a, y)
+        return with_format(y, self.format) if self.converts else y
+
+
+def _laid_out(a: ConvArgs) -> ConvArgs:
+    """a, its tensors where the kernels can read them."""
+    residuals = [(pixel_major(residual), weight) for residual, weight in a.residuals]
+    base = None if a.base is None else pixel_major(a.base)
+    return replace(a, input=lay_out(a.input), residuals=residuals, base=base)
+
+
+class _DenseBlock:
+    """dense_block of arguments like the first: all its convolutions in one native call, each writing into its
+    channels of one wide buffer, so that nothing is concatenated."""
+
+    def __init__(self, a: DenseBlockArgs) -> None:
+        n, self.channels, h, w = a.input.shape
+        widths = [weight.shape[0] for weight in a.weights[:-1]]
+        self.ends = [self.channels + sum(widths[:i]) for i in range(len(widths) + 1)]
+        self.wide_shape = n, self.ends[-1] + -self.ends[-1] % 8, h, w
+        self.wide_strides = dense_strides(self.wide_shape, torch.channels_last)
+        self.strides = dense_strides(a.input.shape, torch.channels_last)
+        self.format = memory_format_of(a.input)
+        self.converts = dense_strides(a.input.shape, self.format) != self.strides
+        self.plans: list[ConvPlan] = []
+
+    def _plan(self, a: DenseBlockArgs, wide: Tensor, y: Tensor) -> list[ConvPlan]:
+        left_out = cuda_check.left_out(y.device)
+        plans = []
+        for i, (weight, end) in enumerate(zip(a.weights, self.ends, strict=True)):
+            layer = ConvArgs(wide[:, :end], weight, padding=(weight.shape[2] // 2,) * 4)
+            if i < len(self.ends) - 1:
+                layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
+                into = wide[:, end : self.ends[i + 1]]
+            else:
+                layer.scale, into = a.scale, y
+                residuals = [(pixel_major(residual), factor) for residual, factor in a.residuals]
+                layer.residuals = [(wide[:, : self.channels], a.input_scale), *residuals]
+            plans.append(ConvPlan(layer, into, left_out))
+        return plans
+
+    def __call__(self, a: DenseBlockArgs) -> Tensor:
+        wide = _empty(self.wide_shape, self.wide_strides, a.input)
+        y = _empty(a.input.shape, self.strides, a.input)
+        plans = self.plans = self.plans or self._plan(a, wide, y)
+        for plan in plans:
+            record(plan.name)
+        if y.numel():
+            wide[:, : self.channels].copy_(a.input)
+            residual = pixel_major(a.residuals[0][0]) if a.residuals else None
+            x, size = wide.data_ptr(), wide.itemsize
+            pictures = [[x, x + end * size, 0, 0, 0] for end in self.ends[:-1]]
+            pictures.append([x, y.data_ptr(), x, 0 if residual is None else residual.data_ptr(), 0])
+            layers = zip(plans, a.weights, a.biases, strict=True)
+            packed = [plan.packed(weight, bias, None) for plan, weight, bias in layers]
+            steps = [step for plan in plans for step in plan.steps]
+            each = [addresses(*pair)[0] for pair in zip(pictures, packed, strict=True)]
+            cuda_plan.native.conv2d_steps(*place(y), steps, each)
+        return with_format(y, self.format) if self.converts else y
 
 
 def _conv_reasons(a: ConvArgs) -> list[str]:
@@ -148,35 +227,11 @@ def _dtype_reasons(x: Tensor) -> list[str]:
     return [f"the kernels take float16 and bfloat16, not {x.dtype}"]
 
 
-def _conv_into(a: ConvArgs, y: Tensor) -> None:
-    """Runs the op into y (N, Co/r^2, Ho*r, Wo*r), each pixel's channels side by side."""
-    if y.numel() == 0:
-        record("cuda/conv2d_sm80")
-        return
-    x = lay_out(a.input)
-    residuals = [(pixel_major(residual), weight) for residual, weight in a.residuals]
-    base = None if a.base is None else pixel_major(a.base)
-    a = replace(a, input=x, residuals=residuals, base=base)
-    key = (
-        x.shape, x.stride(), x.dtype, x.device, a.weight.shape, y.stride(),
-        *((r.stride(), weight) for r, weight in residuals), base is not None and (base.shape, base.stride()),
-        *a.stride, *a.padding, a.upsample, a.activation, a.negative_slope, a.scale, a.activation_after_add,
-        a.pixel_shuffle, a.base_mode,
-    )  # fmt: skip
-    plan = _plans.get(key)
-    if plan is None:
-        if len(_plans) >= _MOST_PLANS:
-            _plans.clear()
-        plan = _plans[key] = ConvPlan(a, x, y, cuda_check.left_out(x.device))
-    record(f"cuda/{plan.kernel.name}")
-    plan.run(a, x, y)
-
-
 def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
     """residual_add."""
     memory_format = memory_format_of(input)
     x, *others = (with_format(t, memory_format) for t in (input, *(r for r, _ in residuals)))
-    y = _empty(x.shape, memory_format, x)
+    y = _empty(x.shape, dense_strides(x.shape, memory_format), x)
     if y.numel():
         r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
         b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
@@ -209,7 +264,8 @@ def shuffle(x: Tensor, factor: int) -> Tensor:
     """pixel_shuffle."""
     n, c, h, w = x.shape
     x = with_format(x, memory_format_of(x))
-    y = _empty((n, c // (factor * factor), h * factor, w * factor), memory_format_of(x), x)
+    shape = n, c // (factor * factor), h * factor, w * factor
+    y = _empty(shape, dense_strides(shape, memory_format_of(x)), x)
     _shuffle(x, y, factor, inverse=False)
     return y
 
@@ -218,7 +274,8 @@ def unshuffle(x: Tensor, factor: int) -> Tensor:
     """pixel_unshuffle."""
     n, c, h, w = x.shape
     x = with_format(x, memory_format_of(x))
-    y = _empty((n, c * factor * factor, h // factor, w // factor), memory_format_of(x), x)
+    shape = n, c * factor * factor, h // factor, w // factor
+    y = _empty(shape, dense_strides(shape, memory_format_of(x)), x)
     _shuffle(y, x, factor, inverse=True)
     return y
 

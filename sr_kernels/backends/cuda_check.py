@@ -8,9 +8,11 @@ Passes are kept on disk by GPU, driver and build.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ def reasons(device: torch.device, plain: bool | None = None) -> list[str]:
     found = results(device)
     if plain is None:
         return [found[_MEMORY]] if found[_MEMORY] else []
-    able = [k.name for k in cuda_plan.kernels() if plain or k.full]
+    able = [k.name for k in cuda_plan.kernels() if not k.special and (plain or k.full)]
     return [] if any(not found[name] for name in able) else [found[able[0]]]
 
 
@@ -76,7 +78,7 @@ def _name(index: int) -> str:
 
 @torch.no_grad()
 def _check(device: torch.device, index: int) -> dict[str, str]:
-    names = [*(kernel.name for kernel in cuda_plan.kernels()), _MEMORY]
+    names = [*(kernel.name for kernel in cuda_plan.kernels_on(device)), _MEMORY]
     key = f"{_name(index)} | cuda | {cuda_plan.native.build_id}"
     if selfcheck.remembered(key):
         return dict.fromkeys(names, "")
@@ -104,36 +106,70 @@ def _normal(seed: int) -> torch.Generator:
 
 
 def check_kernel(device: torch.device, name: str) -> str:
-    """What is wrong with a kernel, "" where nothing is: ragged layers by it of both types, pixels read
-    as they lie and gathered; with shuffle, curve and base where it is full."""
+    """What is wrong with a kernel, "" where nothing is: ragged layers by it, of both types."""
     kernel = next(k for k in cuda_plan.kernels() if k.name == name)
     others = [k.name for k in cuda_plan.kernels() if k.name != name]
-    wrong = ""
+    if kernel.capability:
+        layers = list(_hopper_layers(kernel, device))
+    else:
+        layers = list(_special_layers(kernel) if kernel.special else _portable_layers(kernel))
     for dtype in (torch.float16, torch.bfloat16):
-        for ci in (kernel.depth + 8, 3):
-            wrong = wrong or _check_layer(device, kernel, others, dtype, ci)
-    return wrong
+        for layer in layers:
+            if wrong := _check_layer(device, layer, dtype, others):
+                return f"{dtype} of {layer.ci} inputs, {layer.co} outputs: {wrong}"
+    return ""
 
 
-def _check_layer(
-    device: torch.device, kernel: cuda_plan.Kernel, others: Sequence[str], dtype: torch.dtype, ci: int
-) -> str:
-    random = _normal(ci)
-    s = 2 if kernel.full else 1
-    co = (kernel.channels + 8) // (s * s) * s * s
-    h, w = 17, 19
+@dataclass(frozen=True)
+class _Layer:
+    """3x3, by way of an epilogue: a curve, a shuffle by 2 and a base, or PReLU and a residual."""
+
+    ci: int
+    co: int
+    base_mode: str = ""  # "": PReLU and a residual
+    samples: int = 1
+    repeats: int = 1  # of the samples
+
+
+def _portable_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
+    """Pixels read as they lie and gathered."""
+    for ci in (kernel.depth + 8, 3):
+        co = kernel.channels + 8
+        yield _Layer(ci, co // 4 * 4, "bilinear") if kernel.full else _Layer(ci, co)
+
+
+def _special_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
+    """conv2d_tail: each number of outputs and of chunks of inputs."""
+    yield from (_Layer(24, 1), _Layer(64, 3), _Layer(104, 4, "bilinear"))
+
+
+def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_Layer]:
+    """Channels stored in runs of 8 bytes and one by one, and more tiles than multiprocessors, so that a block
+    of threads computes several; what it computes first and next are of different samples."""
+    chunks, stacked = kernel.name.endswith(("streamed", "wide")), kernel.channels == 32
+    ci = 136 if chunks else 48
+    co = (24, 22, 28) if stacked else (72, 70, 84)
+    many = 1 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
+    yield _Layer(ci, co[0], samples=3, repeats=many)
+    yield _Layer(ci + 16, co[1])
+    yield _Layer(ci + 48 if chunks else 24, co[2], "nearest")
+
+
+def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others: Sequence[str]) -> str:
+    random = _normal(layer.ci)
+    n, ci, co, h, w = layer.samples, layer.ci, layer.co, 17, 19
 
     def given(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64, device="cpu").to(dtype)
 
     def picture(c: int, h: int, w: int) -> Tensor:
-        return given(1, c, h, w).contiguous(memory_format=torch.channels_last)
+        return given(n, c, h, w).contiguous(memory_format=torch.channels_last)
 
     weight = (given(co, ci, 3, 3) / (9 * ci) ** 0.5).to(dtype)
     a = ConvArgs(picture(ci, h, w), weight, given(co), padding=(1, 1, 1, 1), scale=0.5)
-    if kernel.full:
-        a.activation, a.pixel_shuffle, a.base_mode = "silu", s, "bilinear"
-        a.base = picture(co // (s * s), h, w)
+    if layer.base_mode:
+        a.activation, a.pixel_shuffle, a.base_mode = "silu", 2, layer.base_mode
+        a.base = picture(co // 4, h, w)
     else:
         a.activation, a.prelu_weight = "prelu", given(co)
         a.residuals = [(picture(co, h, w), -1.5)]
@@ -144,22 +180,26 @@ def _check_layer(
         residuals=[(r.double(), f) for r, f in a.residuals], pixel_shuffle=a.pixel_shuffle,
         base=None if a.base is None else a.base.double(), base_mode=a.base_mode,
     )  # fmt: skip
-    for field in ("input", "weight", "bias", "prelu_weight", "base"):
-        value = getattr(a, field)
-        if value is not None:
-            setattr(a, field, value.to(device))
-    a.residuals = [(r.to(device), f) for r, f in a.residuals]
+
+    def many(x: Tensor) -> Tensor:
+        return x.to(device).repeat(layer.repeats, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+
+    a.weight, a.bias = a.weight.to(device), None if a.bias is None else a.bias.to(device)
+    a.prelu_weight = None if a.prelu_weight is None else a.prelu_weight.to(device)
+    a.input, a.residuals = many(a.input), [(many(r), f) for r, f in a.residuals]
+    a.base = None if a.base is None else many(a.base)
     shape = a.output_shape()
-    y = torch.full((exact.numel(),), torch.nan, dtype=dtype, device=device)
+    y = torch.full((math.prod(shape),), torch.nan, dtype=dtype, device=device)
     y = y.as_strided(shape, dense_strides(shape, torch.channels_last))
-    x = cuda_plan.lay_out(a.input)
-    cuda_plan.ConvPlan(a, x, y, others).run(a, x, y)
+    a.input = cuda_plan.lay_out(a.input)
+    cuda_plan.ConvPlan(a, y, others).run(a, y)
     # A result is rounded once, its terms in float32 by far less.
     eps = torch.finfo(dtype).eps
+    exact = exact.repeat(layer.repeats, 1, 1, 1)
     error = (y.double().cpu() - exact).abs()
     if bool((error <= eps * exact.abs() + 2.0**-11).all()):
         return ""
-    return f"{dtype} of {ci} inputs: largest error {float(error.max()):.3g}"
+    return f"largest error {float(error.max()):.3g}"
 
 
 def check_memory_ops(device: torch.device) -> str:

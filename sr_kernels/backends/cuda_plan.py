@@ -7,9 +7,9 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,6 @@ from sr_kernels.backends.base import ConvArgs
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
-
-T = TypeVar("T")
 
 native: Any = None  # the extension
 missing = ""  # or why there is none
@@ -41,13 +39,15 @@ _PIECE = 8  # elements of 16 bytes
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A row of the table of convolution kernels, see csrc/cuda/launch.h."""
+    """A row of the table of convolution kernels, see csrc/cuda/launch.h and module.cpp."""
 
     index: int
     name: str
     channels: int
     depth: int
     full: bool
+    special: bool  # made for some layers alone, and the best for them
+    capability: int  # the only one that it runs on, 10 * major + minor; 0: any
 
 
 @functools.cache
@@ -56,31 +56,49 @@ def kernels() -> tuple[Kernel, ...]:
     return tuple(Kernel(i, *row) for i, row in enumerate(native.conv2d_kernels()))
 
 
+def kernels_on(device: torch.device) -> list[Kernel]:
+    """Those that are made for the device; on the host, where kernels are emulated, all."""
+    if device.type != "cuda":
+        return list(kernels())
+    major, minor = torch.cuda.get_device_capability(device)
+    return [k for k in kernels() if k.capability in (0, 10 * major + minor)]
+
+
 def is_plain(a: ConvArgs) -> bool:
     """Whether kernels that are not `full` finish it."""
     return a.activation not in _CURVES and a.base is None and (a.pixel_shuffle == 1 or not a.residuals)
 
 
-def choose(co: int, inputs: int, plain: bool, left_out: Sequence[str] = ()) -> Kernel | None:
-    """The kernel for `inputs` per tap, all taps of a gathered one; None where none is left.
+def choose(able: Sequence[Kernel], co: int, inputs: int, plain: bool) -> Kernel:
+    """The portable kernel for `inputs` per tap, all taps of a gathered one.
 
     Least work first: outputs and inputs padded to whole blocks, for each block of outputs what reading the
     pixels costs, about as much as 16 outputs, and for each step as much as 8 inputs. Then the widest block.
     """
-    able = [k for k in kernels() if (plain or k.full) and k.name not in left_out]
 
     def cost(k: Kernel) -> tuple[float, ...]:
         blocks, steps = math.ceil(co / k.channels), math.ceil(inputs / k.depth)
         return blocks * (k.channels + 16) * steps * (k.depth + 8), -k.channels, k.full
 
-    return min(able, key=cost) if able else None
+    return min((k for k in able if not k.special and (plain or k.full)), key=cost)
+
+
+def stream_of(x: Tensor) -> int:
+    """The current one of x's device. On the host there is one of each."""
+    if not x.is_cuda:
+        return 0
+    if _raw_stream is not None:
+        return int(_raw_stream(x.device.index))
+    return torch.cuda.current_stream(x.device).cuda_stream
+
+
+# The address alone: torch.cuda.current_stream makes an object of it, which takes longer than a launch.
+_raw_stream: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
 def place(x: Tensor) -> tuple[int, int]:
-    """(device, stream) of a launch on x. On the host, where kernels are emulated, there is one of each."""
-    if not x.is_cuda:
-        return 0, 0
-    return x.device.index, torch.cuda.current_stream(x.device).cuda_stream
+    """(device, stream) of a launch on x."""
+    return (x.device.index if x.is_cuda else 0), stream_of(x)
 
 
 def pixel_major(x: Tensor) -> Tensor:
@@ -90,105 +108,149 @@ def pixel_major(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def lay_out(x: Tensor) -> Tensor:
-    """x as the kernels read it: pixels whose pieces of 16 bytes are aligned, or thin ones."""
-    n, c, h, w = x.shape
-    if c <= _THIN:
-        return pixel_major(x)
+def is_thin(x: Tensor) -> bool:
+    """Whether the kernels gather x element by element, from anywhere."""
+    return x.shape[1] <= _THIN
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the kernels read x in place, by its strides; one that is not thin also has to lie at a multiple
+    of 16 bytes."""
+    if is_thin(x):
+        return pixel_major(x) is x
     aligned = all(s % _PIECE == 0 for s, size in zip(x.stride(), x.shape, strict=True) if s != 1 and size > 1)
-    if x.stride(1) == 1 and aligned and x.data_ptr() % 16 == 0:
+    return x.stride(1) == 1 and aligned
+
+
+def lay_out(x: Tensor) -> Tensor:
+    """x where the kernels can read it, else a copy that they can."""
+    if fits(x) and (is_thin(x) or x.data_ptr() % 16 == 0):
         return x
+    if is_thin(x):
+        return pixel_major(x)
+    n, c, h, w = x.shape
     wide = x.new_empty((n, h, w, c + -c % _PIECE)).permute(0, 3, 1, 2)
     return wide[:, :c].copy_(x)
 
 
 def _vector(x: Tensor | None, like: Tensor, co: int, kernel: Kernel, shuffle: int) -> Tensor:
-    """Bias or PReLU weights (Co,) or (1,), float32, in packed order, padded to whole blocks with zeros."""
-    padding = -co % kernel.channels
+    """Bias or PReLU weights (Co,) or (1,), float32, in packed order, padded with zeros to whole blocks, of
+    the Hopper kernel's 64 rows too."""
+    padding = -co % math.lcm(kernel.channels, 64)
     if x is None:
         return zeros(co + padding, like.device)
 
     def make() -> Tensor:
         return F.pad(channel_order(x.detach().float().expand(co), shuffle), (0, padding)).contiguous()
 
-    return cached(x, ("cuda vector", co, kernel.channels, shuffle), make)
+    return cached(x, ("cuda vector", co, padding, shuffle), make)
 
 
 def pack(w: Tensor, kernel: Kernel, gathers: bool, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the kernel's order, see csrc/cuda/launch.h."""
     w = channel_order(w, shuffle)
+    if kernel.capability == 90:
+        return pack_sm90(w, kernel.channels)
     w = w.permute(0, 2, 3, 1).flatten(1)[..., None] if gathers else w.flatten(2)  # (Co, k, taps)
     w = F.pad(w, (0, 0, 0, -w.shape[1] % kernel.depth, 0, -w.shape[0] % kernel.channels))
     w = w.unflatten(1, (-1, kernel.depth)).unflatten(0, (-1, kernel.channels))
     return w.permute(0, 2, 4, 1, 3).contiguous()
 
 
+def pack_sm90(w: Tensor, rows: int) -> Tensor:
+    """w (Co, Ci, 3, 3) in the order of blocks of `rows` outputs, chunks of 64 inputs, and in them of
+    `weight_index` and `row_channel` of csrc/cuda/conv2d_sm90.cuh."""
+    if rows == 32:  # stacked: columns of taps, from the last one up
+        w = w.flip(2).transpose(2, 3)
+    w = F.pad(w.flatten(2), (0, 0, 0, -w.shape[1] % 64, 0, -w.shape[0] % rows))
+    # output: block, sixteen of it, then bits of row_channel; input: chunk, unit of eight, place in it
+    w = w.unflatten(1, (-1, 8, 8)).unflatten(0, (-1, rows // 16, 4, 2, 2))
+    w = w.permute(0, 5, 8, 1, 3, 2, 4, 6, 7).flatten(5, 6)  # block chunk tap sixteen half row%8 unit place
+    row = torch.arange(8, device=w.device)[:, None]
+    return w[:, :, :, :, :, row, row.mT ^ row].contiguous()
+
+
 class ConvPlan:
     """A convolution but for its addresses: all that shapes, strides and numbers decide. Not written to."""
 
-    def __init__(self, a: ConvArgs, x: Tensor, y: Tensor, left_out: Sequence[str] = ()) -> None:
-        """x: a.input as laid out; residuals and base pixel-major. y: of the result's shape and strides."""
+    def __init__(self, a: ConvArgs, y: Tensor, left_out: Sequence[str] = ()) -> None:
+        """a: its input as laid out, residuals and base pixel-major; y: of the result's shape and strides.
+        left_out: names of kernels that must not be used."""
         co, ci, kh, kw = a.weight.shape
-        oh, ow = a.conv_size()
-        n, _, h, w = x.shape
         left, _, top, _ = a.padding
         self.settings = a.pixel_shuffle, a.upsample, top, left
-        self.steps: list[Any] = []
-        self.gathers: list[bool] = []
-        self.phases: list[Phase] = phases(kh, kw, a.upsample, top, left)
-        for phase in self.phases:
-            p = native.ConvParams()
-            p.x, p.y = _view(x), _view(y)
-            p.set_input(n, h, w, ci)
-            weights = [0.0, 0.0]
-            for i, (residual, weight) in enumerate(a.residuals):
-                setattr(p, "res2" if i else "res1", _view(residual))
-                weights[i] = weight
-            if a.base is not None:
-                p.base = _view(a.base)
-                bh, bw = a.base.shape[2:]
-                p.set_base(1 + BASE_MODES.index(a.base_mode), y.shape[2] // bh, bh, bw)
-            act = _ACTIVATION[a.activation]
-            p.set_epilogue(act, a.activation_after_add, a.negative_slope, a.scale, *weights, a.pixel_shuffle)
-            p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
-            p.set_phase(a.upsample, phase.y, phase.x)
-            p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), co)
-            p.dtype = DTYPES[x.dtype]
-            self.steps.append(p)
-            self.gathers.append(native.conv2d_gathers(p))
-        first = self.phases[0]
-        kernel = choose(co, ci * first.kh * first.kw if self.gathers[0] else ci, is_plain(a), left_out)
-        assert kernel is not None, "see CudaBackend.reasons"
-        self.kernel = kernel
-        for p in self.steps:
-            p.kernel = kernel.index
+        parts = phases(kh, kw, a.upsample, top, left)
+        self.steps = [_step(a, y, phase) for phase in parts]
+        able = [k for k in kernels_on(a.input.device) if k.name not in left_out]
+        made_for = next((k for k in able if k.special and not self._refusals(k)), None)
+        self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
+        inputs = ci * parts[0].kh * parts[0].kw if self.gathers[0] else ci
+        self.kernel = made_for or choose(able, co, inputs, is_plain(a))
+        self.name = f"cuda/{self.kernel.name}"
+        self._set(self.kernel)
+        self._weights_key = "cuda weights", self.kernel, tuple(self.gathers), *self.settings
 
-    def packed(self, a: ConvArgs) -> list[Tensor]:
-        """The weights of each step."""
+    def _set(self, kernel: Kernel) -> None:
+        for step in self.steps:
+            step.kernel = kernel.index
+
+    def _refusals(self, kernel: Kernel) -> list[str]:
+        """Why steps cannot run by the kernel."""
+        self._set(kernel)
+        return [reason for step in self.steps if (reason := native.conv2d_refusal(step))]
+
+    def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> list[list[Tensor]]:
+        """What each step reads beside pictures: weights, bias and, where it has any, PReLU's slopes."""
+        co, shuffle = weight.shape[0], self.settings[0]
+        vectors = [_vector(bias, weight, co, self.kernel, shuffle)]
+        if prelu is not None:
+            vectors.append(_vector(prelu, weight, co, self.kernel, shuffle))
+        return [[part, *vectors] for part in cached(weight, self._weights_key, lambda: self._pack(weight))]
+
+    def _pack(self, weight: Tensor) -> list[Tensor]:
         shuffle, upsample, top, left = self.settings
+        parts = weights_of_phases(weight.detach().float(), upsample, top, left)
+        return [
+            pack(part, self.kernel, gathers, shuffle).to(weight.dtype)
+            for part, gathers in zip(parts, self.gathers, strict=True)
+        ]
 
-        def make() -> list[Tensor]:
-            parts = weights_of_phases(a.weight.detach().float(), upsample, top, left)
-            return [
-                pack(part, self.kernel, gathers, shuffle).to(a.weight.dtype)
-                for part, gathers in zip(parts, self.gathers, strict=True)
-            ]
-
-        return cached(a.weight, ("cuda weights", self.kernel, tuple(self.gathers), *self.settings), make)
-
-    def run(self, a: ConvArgs, x: Tensor, y: Tensor) -> None:
+    def run(self, a: ConvArgs, y: Tensor) -> None:
         """Launches it on tensors like those that it was planned for."""
-        co, shuffle = a.weight.shape[0], self.settings[0]
-        residuals = [residual.data_ptr() for residual, _ in a.residuals]
-        shared = [x.data_ptr(), y.data_ptr(), *residuals, *[0] * (2 - len(residuals))]
-        shared.append(0 if a.base is None else a.base.data_ptr())
-        bias = _vector(a.bias, a.weight, co, self.kernel, shuffle)
-        prelu = None
-        if a.prelu_weight is not None:
-            prelu = _vector(a.prelu_weight, a.weight, co, self.kernel, shuffle)
-        rest = [bias.data_ptr(), 0 if prelu is None else prelu.data_ptr()]
-        packed = self.packed(a)
-        native.conv2d_steps(*place(x), self.steps, [[*shared, w.data_ptr(), *rest] for w in packed])
+        pictures = [t.data_ptr() for t in (a.input, y, *(r for r, _ in a.residuals))]
+        pictures += [0] * (4 - len(pictures))
+        pictures.append(0 if a.base is None else a.base.data_ptr())
+        packed = self.packed(a.weight, a.bias, a.prelu_weight)
+        native.conv2d_steps(*place(y), self.steps, addresses(pictures, packed))
+
+
+def addresses(pictures: Sequence[int], packed: Sequence[Sequence[Tensor]]) -> list[list[int]]:
+    """Those of each step, in the order of csrc/cuda/module.cpp; pictures: x, y, two residuals, base."""
+    return [[*pictures, *(t.data_ptr() for t in step), *[0] * (3 - len(step))] for step in packed]
+
+
+def _step(a: ConvArgs, y: Tensor, phase: Phase) -> Any:
+    """The parameters of a phase, without addresses and kernel."""
+    x = a.input
+    oh, ow = a.conv_size()
+    p = native.ConvParams()
+    p.x, p.y = _view(x), _view(y)
+    p.set_input(x.shape[0], *x.shape[2:], x.shape[1])
+    weights = [0.0, 0.0]
+    for i, (residual, weight) in enumerate(a.residuals):
+        setattr(p, "res2" if i else "res1", _view(residual))
+        weights[i] = weight
+    if a.base is not None:
+        p.base = _view(a.base)
+        bh, bw = a.base.shape[2:]
+        p.set_base(1 + BASE_MODES.index(a.base_mode), y.shape[2] // bh, bh, bw)
+    act = _ACTIVATION[a.activation]
+    p.set_epilogue(act, a.activation_after_add, a.negative_slope, a.scale, *weights, a.pixel_shuffle)
+    p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
+    p.set_phase(a.upsample, phase.y, phase.x)
+    p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), a.weight.shape[0])
+    p.dtype = DTYPES[x.dtype]
+    return p
 
 
 def _view(x: Tensor) -> Any:

@@ -14,12 +14,18 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 _Key, _KeySet = torch._C.DispatchKey, torch._C.DispatchKeySet
-_INFERENCE = _KeySet(_Key.CPU) | _KeySet(_Key.AutocastCPU)
-# The dispatch keys of strided CPU tensors that are what they seem: not fake, batched, negated, wrapped.
-_PLAIN = {
-    keys.raw_repr()
-    for keys in (_INFERENCE, _INFERENCE | _KeySet(_Key.AutogradCPU) | _KeySet(_Key.ADInplaceOrView))
-}
+
+
+def _plain(backend: str) -> set[int]:
+    """The dispatch keys of a backend's strided tensors that are what they seem: not fake, batched, negated,
+    wrapped."""
+    inference = _KeySet(getattr(_Key, backend)) | _KeySet(getattr(_Key, f"Autocast{backend}"))
+    autograd = _KeySet(getattr(_Key, f"Autograd{backend}"))
+    keys = inference, inference | autograd | _KeySet(_Key.ADInplaceOrView)
+    return {key.raw_repr() for key in keys}
+
+
+_PLAIN, _PLAIN_CUDA = _plain("CPU"), _plain("CUDA")
 
 
 class Signature:
@@ -31,7 +37,7 @@ class Signature:
         self._values = _items([i for i, is_tensor in enumerate(tensors) if not is_tensor])
 
     def of(self, args: Sequence[Any]) -> Hashable | None:
-        """Equal for calls that differ in nothing else; None where a tensor is not a plain one of the CPU."""
+        """Equal for calls that differ in nothing else; None where a tensor is not a plain one."""
         found = [_tensor(arg) for arg in self._tensors(args)]
         return None if False in found else (self._values(args), *found)
 
@@ -49,8 +55,10 @@ def _tensor(x: Any) -> Hashable:
     if x is None:
         return None
     if kind is Tensor or kind is Parameter:
-        plain = torch._C._dispatch_keys(x).raw_repr() in _PLAIN
-        return plain and (x.shape, x.stride(), x.dtype)
+        keys = torch._C._dispatch_keys(x).raw_repr()
+        if keys in _PLAIN:
+            return x.shape, x.stride(), x.dtype
+        return keys in _PLAIN_CUDA and (x.shape, x.stride(), x.dtype, x.device)
     if kind is list or kind is tuple:
         found = tuple(map(_tensor, x))
         return False not in found and found
@@ -67,5 +75,6 @@ def is_watched() -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._autograd._profiler_enabled()
         or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
         or forward_ad._current_level >= 0
     )

@@ -11,6 +11,7 @@ import torch
 
 from sr_kernels import nn, ops, reference
 from sr_kernels.backends import record_kernels, use_backend
+from sr_kernels.ops._signature import Signature, is_watched
 from tests import samples
 from tests.closeness import assert_as_close_together
 from tests.gpu import cases
@@ -23,6 +24,21 @@ OPS = torch.ops.sr_kernels
 
 def by_name(sample):
     return sample.name
+
+
+def test_calls_are_told_apart(device):
+    """What is prepared once serves plain tensors of the device, and nobody who watches is passed over."""
+    of = Signature([True, False]).of
+    x = torch.ones(1, 4, 8, 8, device=device)
+    with torch.inference_mode():
+        assert of((x, 1.0)) is not None
+        assert of((torch.ones_like(x), 1.0)) is not None
+    assert of((torch.nn.Parameter(x), 1.0)) is not None
+    assert of((x, 1.0)) != of((x.to("cpu" if device == "cuda" else "meta"), 1.0))
+    assert of((torch._neg_view(x), 1.0)) is None
+    with torch.autocast(device):
+        assert is_watched()
+    assert not is_watched()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

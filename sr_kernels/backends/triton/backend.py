@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sr_kernels.backends import cuda_choice
 from sr_kernels.backends.base import (
     ActivationArgs,
     Backend,
@@ -69,6 +70,9 @@ class TritonBackend(Backend):
         if x.dtype.itemsize > 8:
             return [f"elements of {x.dtype} are wider than 8 bytes"]
         return []
+
+    def slower(self, op: str, args: object) -> list[str]:
+        return cuda_choice.slower(self.name, op, args)
 
     def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
         if op == "conv2d":

@@ -19,15 +19,22 @@ def extension():
 
 
 @pytest.fixture
-def backend(extension, monkeypatch) -> Iterator[cuda.CudaBackend]:
-    """A CudaBackend whose kernels have passed their checks."""
+def hopper(extension, monkeypatch) -> Iterator[cuda.CudaBackend]:
+    """A CudaBackend whose kernels have passed their checks, on a device of compute capability 9.0."""
     monkeypatch.setattr(cuda_plan, "native", extension)
     cuda_plan.kernels.cache_clear()
     names = [*(kernel.name for kernel in cuda_plan.kernels()), cuda_check._MEMORY]
     monkeypatch.setattr(cuda_check, "_results", {-1: dict.fromkeys(names, "")})
-    monkeypatch.setattr(cuda, "_plans", {})
     yield cuda.CudaBackend()
     cuda_plan.kernels.cache_clear()
+
+
+@pytest.fixture
+def backend(hopper, monkeypatch) -> cuda.CudaBackend:
+    """The same with the portable kernels alone."""
+    every = cuda_plan.kernels_on
+    monkeypatch.setattr(cuda_plan, "kernels_on", lambda device: [k for k in every(device) if not k.special])
+    return hopper
 
 
 @pytest.fixture
@@ -35,8 +42,8 @@ def poisoned(monkeypatch):
     """New results are filled with NaN before a kernel writes them."""
     empty = cuda._empty
 
-    def filled(shape, memory_format, like):
-        y = empty(shape, memory_format, like)
+    def filled(shape, strides, like):
+        y = empty(shape, strides, like)
         return y.fill_(torch.nan) if y.is_floating_point() else y.fill_(77)
 
     monkeypatch.setattr(cuda, "_empty", filled)

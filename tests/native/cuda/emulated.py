@@ -15,15 +15,13 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
-UNITS = (
-    "conv2d_sm80.cu",
-    "conv2d_sm80_float16.cu",
-    "conv2d_sm80_bfloat16.cu",
-    "pointwise.cu",
-    "module.cpp",
+CUDA = (
+    *("conv2d_sm80.cu", "conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_tail.cu"),
+    *("pointwise.cu", "module.cpp"),
 )
+UNITS = (*(CSRC / "cuda" / name for name in CUDA), Path(__file__).parent / "conv2d_sm90_plain.cpp")
 FLAGS = (
-    *("-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-DSRK_EMULATE"),
+    *("-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-DSRK_EMULATE", "-DSRK_SM90"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-clobbered"),
     *("-DSRK_MODULE=_cuda_emulated", '-DSRK_BUILD_ID="emulated"', '-DSRK_CUDA_ARCHS="emulated"'),
 )
@@ -46,9 +44,7 @@ def build() -> ModuleType:
     cxx = compiler()
     assert cxx is not None
     include = [f"-I{CSRC}", f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
-    sources = sorted(
-        p for p in CSRC.rglob("*") if p.suffix in (".h", ".cu", ".cuh") or p.name == "module.cpp"
-    )
+    sources = sorted({*UNITS, *CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")})
     h = hashlib.sha256("\0".join((cxx, *FLAGS, *include)).encode())
     for source in sources:
         h.update(source.read_bytes())
@@ -58,10 +54,9 @@ def build() -> ModuleType:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
 
-            def compiled(unit: str) -> str:
-                target = f"{temporary}/{unit}.o"
-                source = CSRC / "cuda" / unit
-                subprocess.run([cxx, *FLAGS, *include, "-c", source, "-o", target], check=True)
+            def compiled(unit: Path) -> str:
+                target = f"{temporary}/{unit.name}.o"
+                subprocess.run([cxx, *FLAGS, *include, "-c", unit, "-o", target], check=True)
                 return target
 
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

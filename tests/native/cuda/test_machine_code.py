@@ -1,0 +1,99 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every CUDA unit compiled for chips that need not be here: spills, registers and the instructions."""
+
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.native.cuda import machine_code
+from tests.native.cuda.machine_code import HOPPER, PORTABLE, Kernel, kernels
+
+# One for each kind of chip: the oldest, Hopper, the newest. 86 and 89 are given the instructions of 80.
+ARCHS = ("80", "90a", "120")
+UNITS = [(unit, arch) for arch in ARCHS for unit in PORTABLE] + [(unit, "90a") for unit in HOPPER]
+CONVS = [pair for pair in UNITS if pair[0] != "pointwise" and pair[0] not in HOPPER]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH to compile the CUDA kernels"),
+    pytest.mark.skipif(
+        machine_code.disassembler() is None, reason="no cuobjdump, of the CUDA toolkit or of Triton's package"
+    ),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    """All of them, side by side."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(lambda pair: kernels(*pair), sorted(UNITS, key=lambda pair: pair[0] not in HOPPER)))
+
+
+def named(unit: str, arch: str, text: str) -> list[Kernel]:
+    return [kernel for kernel in kernels(unit, arch) if text in kernel.name]
+
+
+@pytest.mark.parametrize(("unit", "arch"), UNITS)
+def test_no_register_is_spilled(unit, arch):
+    found = kernels(unit, arch)
+    assert found
+    assert {k.name: k.spilled for k in found if k.spilled} == {}
+    assert not [k.name for k in found if k.count("STL|LDL")]
+
+
+@pytest.mark.parametrize(("unit", "arch"), CONVS)
+def test_portable_convolutions_use_tensor_cores(unit, arch):
+    """Products by tensor cores, pixels and weights 16 bytes at a time."""
+    for kernel in kernels(unit, arch):
+        bfloat16 = "BFloat16" in kernel.name
+        assert kernel.count(r"HMMA\.16816\.F32" + (r"\.BF16" if bfloat16 else r" ")), kernel.name
+        if unit != "conv2d_tail":
+            assert kernel.count(r"LDSM\.16\.M88\.4"), kernel.name
+            assert kernel.count(r"LDGSTS\.E\..*128"), kernel.name
+        else:
+            assert kernel.count(r"LDG\.E\.128"), kernel.name
+
+
+@pytest.mark.parametrize(("unit", "arch"), [p for p in CONVS if p[0] != "conv2d_tail"])
+def test_portable_convolutions_store_wide(unit, arch):
+    """Whole runs of channels: 16 bytes where a thread has eight outputs, see Conv2dShape::Run."""
+    for kernel in kernels(unit, arch):
+        channels = int(re.search(r"Li(\d+)ELi\d+ELb[01]E", kernel.name)[1])
+        groups = channels // (2 if channels > 64 else 1) // 8
+        bits = r"\.128" if groups % 4 == 0 else r"\.64" if groups % 2 == 0 else " "
+        assert kernel.count(rf"STG\.E{bits}"), kernel.name
+
+
+def test_memory_bound_kernels_move_sixteen_bytes():
+    for arch in ARCHS:
+        for kernel in named("pointwise", arch, "add"):
+            assert kernel.count(r"LDG\.E\.128|LDG\.E\..*128"), kernel.name
+            assert kernel.count(r"STG\.E\.128"), kernel.name
+
+
+def test_hopper_uses_warpgroups_and_the_copy_engine():
+    """Warpgroup products that ptxas has not serialised, pixels by tensor maps, weights by bulk copies."""
+    found = kernels("conv2d_sm90", "90a")
+    for kernel in found:
+        bfloat16 = "bfloat16" in kernel.name
+        products = [line for line in kernel.code if line.startswith("HGMMA")]
+        assert products, kernel.name
+        assert all((".BF16" in line.split()[0]) == bfloat16 for line in products), kernel.name
+        assert kernel.count(r"UTMALDG\.4D"), kernel.name
+        assert kernel.count("UBLKCP"), kernel.name
+        assert not kernel.count("HMMA"), kernel.name
+        # 384 threads start with an equal part of the registers
+        assert kernel.registers <= 65536 // 384 // 8 * 8, kernel.name
+    # each group of products is waited for once, not each product
+    assert all(k.count("WARPGROUP.DEPBAR") < k.count("HGMMA") / 4 for k in found)
+
+
+def test_shared_memory_is_the_launch_s_alone():
+    """What a launch asks for is all that a kernel takes, so that the launcher's sums hold."""
+    for unit, arch in UNITS:
+        if unit != "pointwise":
+            assert {k.name: k.shared for k in kernels(unit, arch) if k.shared} == {}

@@ -1,0 +1,129 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels made for some layers alone. What stands for Hopper's (conv2d_sm90_plain.cpp) reads its packed
+weights; that for few outputs runs itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sr_kernels import record_kernels, reference
+from sr_kernels.backends import cuda_check, cuda_plan
+from sr_kernels.backends.base import DenseBlockArgs
+from tests import samples
+from tests.closeness import assert_as_close
+from tests.native.cuda.test_emulated import CPU, HALVES, arguments, check, layer
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+# One at least for each variant, blocks and chunks that are not whole, every epilogue.
+LAYERS = [
+    ("resident", layer(64, 64, 9, 11, activation="relu")),
+    ("resident", layer(8, 72, activation="prelu", slopes=72, residuals=(0.5,))),
+    ("resident", layer(48, 130, 5, 9, activation="silu", residuals=(1.0, -0.5), scale=0.2, after=True)),
+    ("resident", layer(16, 48, 7, 9, shuffle=4, base="nearest", factor=4)),
+    ("resident", layer(24, 84, 7, 9, activation="prelu", slopes=84, shuffle=2, base="same")),
+    ("streamed", layer(136, 64, 9, 11, activation="leaky_relu", slope=0.2)),
+    ("streamed", layer(72, 200, 5, 7, padding=0)),
+    ("stacked", layer(64, 32, 9, 35, activation="leaky_relu", slope=0.2)),
+    ("stacked", layer(40, 12, 9, 11, activation="sigmoid", shuffle=2, base="same")),
+    ("stacked", layer(8, 5, 9, 11, activation="prelu", slopes=1)),
+    ("stacked_wide", layer(160, 32, 9, 11, residuals=(1.0,))),
+    ("stacked_wide", layer(72, 30, 9, 11, padding=2)),
+]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("variant", "sample"), LAYERS, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_layers(hopper, variant, sample, dtype):
+    assert check(hopper, sample, dtype) == [f"cuda/conv2d_sm90/{variant}"]
+
+
+TAILS = [
+    layer(64, 3, 17, 35, base="same"),
+    layer(32, 1, activation="relu"),
+    layer(8, 4, 7, 9, shuffle=2, base="bilinear", factor=2),
+    layer(128, 3, 18, 33, padding=0, residuals=(0.5,), scale=2.0),
+    layer(40, 2, 19, 5, padding=2, activation="prelu", slopes=2),
+]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("sample", TAILS, ids=lambda s: s.name)
+def test_few_outputs(hopper, sample, dtype):
+    assert check(hopper, sample, dtype) == ["cuda/conv2d_tail"]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        layer(12, 64),
+        layer(64, 64, 9, 11, stride=2),
+        layer(64, 64, 9, 11, upsample=2),
+        layer(64, 64, 9, 11, kernel=(1, 1), padding=0),
+        layer(16, 16, 9, 11, activation="gelu"),
+        layer(16, 16, 9, 11, base="bilinear"),
+        layer(16, 16, 9, 11, shuffle=2, base="nearest", factor=1),
+    ],
+    ids=lambda s: s.name,
+)
+def test_what_it_refuses_runs_by_the_portable_kernels(hopper, sample):
+    [name] = check(hopper, sample, torch.float16)
+    assert name.startswith("cuda/conv2d_sm80/")
+
+
+def test_an_expanded_input_runs_by_the_portable_kernels(hopper):
+    """The copy engine takes no stride of 0."""
+    a, plain = arguments(layer(16, 16, 9, 11), torch.float16)
+    x = a.input.expand(3, -1, -1, -1)
+    with record_kernels() as names:
+        y = hopper.conv2d(replace(a, input=x))
+    assert names[0].startswith("cuda/conv2d_sm80/")
+    plain = {**plain, "input": x}
+    exact = reference.conv2d(**samples.convert(plain, torch.float64))
+    assert_as_close(y, reference.conv2d(**plain), exact)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "sliced", "cropped"])
+@pytest.mark.parametrize("offset", [0, 3, 8])
+def test_inputs_anywhere_in_memory(hopper, layout, offset):
+    sample = replace(layer(16, 40, 9, 11, residuals=(1.0,)), layout=layout, offset=offset)
+    assert check(hopper, sample, torch.float16) == ["cuda/conv2d_sm90/resident"]
+
+
+def test_one_signature_at_two_addresses(hopper):
+    """Prepared where the input lies well, called where it does not."""
+    a, _ = arguments(layer(16, 40, 9, 11), torch.float16)
+    run = hopper.prepare("conv2d", a)
+    expected = run(a)
+    memory = torch.empty(a.input.numel() + 8, dtype=torch.float16)
+    for offset in (1, 8, 4):
+        moved = memory[offset : offset + a.input.numel()].as_strided(a.input.shape, a.input.stride())
+        assert torch.equal(run(replace(a, input=moved.copy_(a.input))), expected)
+
+
+def test_dense_block(hopper):
+    sample = samples.Dense(shape=(2, 64, 9, 11), growth=(32, 32), layout="channels_last", residuals=(1.0,))
+    kw = sample.arguments(torch.float16)
+    kw["residuals"] = kw.pop("residual")
+    with record_kernels() as names:
+        y = hopper.dense_block(DenseBlockArgs(**kw))
+    assert names == [f"cuda/conv2d_sm90/{name}" for name in ("stacked", "stacked_wide", "streamed")]
+    exact = reference.dense_block(**samples.convert(kw, torch.float64))
+    assert_as_close(y, reference.dense_block(**kw), exact)
+
+
+def test_the_self_check_passes_and_a_variant_that_fails_is_left_out(hopper, monkeypatch):
+    assert cuda_check.check_kernel(CPU, "conv2d_tail") == ""
+    variants = [k.name for k in cuda_plan.kernels() if k.capability]
+    assert [f"conv2d_sm90/{v}" for v in dict.fromkeys(v for v, _ in LAYERS)] == variants
+    for name in variants:
+        assert cuda_check.check_kernel(CPU, name) == ""
+    pack = cuda_plan.pack_sm90
+    monkeypatch.setattr(cuda_plan, "pack_sm90", lambda w, rows: pack(w.flip(3), rows))
+    assert "largest error" in cuda_check.check_kernel(CPU, variants[-1])
+    cuda_check._results[-1]["conv2d_sm90/resident"] = "wrong"
+    sample = layer(64, 64, 9, 11)
+    assert check(hopper, sample, torch.float16) == ["cuda/conv2d_sm80/64x64"]
+    assert hopper.reasons("conv2d", arguments(sample, torch.float16)[0]) == []
