@@ -76,7 +76,7 @@ sanitize: setup
 
 # The targets of a GPU machine install nothing: they run this tree with the packages that the interpreter has.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-GPU_WORKERS ?= 8# of pytest, where pytest-xdist is there
+GPU_WORKERS ?= 12# of pytest, where pytest-xdist is there
 GPU_SECONDS ?= 240# after which gpu-check ends, with what it has found
 gpu-check gpu-sanitize gpu-bench: export PYTHONUNBUFFERED := 1
 
@@ -90,7 +90,7 @@ gpu-build:
 gpu-check: gpu-build
 	workers=$$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(GPU_WORKERS)' || true); \
 	    timeout --signal=INT --kill-after=20 $(GPU_SECONDS) \
-	    $(GPU_PYTHON) -m pytest tests/gpu --tb=short $$workers $(PYTEST_ARGS)
+	    $(GPU_PYTHON) -m pytest tests/gpu -q --tb=short --show-capture=no $$workers $(PYTEST_ARGS)
 
 # The four tools of compute-sanitizer over small shapes, each with its time limit.
 SANITIZER_TOOLS ?= memcheck racecheck initcheck synccheck

@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="ours on these beside the automatic choice (default: all)",
     )
+    add("--backend", default="auto", help="ours is forced onto this one (default: %(default)s)")
     add("--deep", action="store_true", help="compile layers and networks in both modes")
     add(
         "--minutes",
@@ -91,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.gpu: error: {error}", file=sys.stderr)
         return 2
     print(report.text(run))
-    for line in report.wrong(run):
-        print(f"WRONG or failed: {line}")
+    if found := report.wrong(run):
+        print(f"{len(found)} results of ours are wrong or missing: {', '.join(found)}")
     print(f"{target or 'nothing was written'}, {time.monotonic() - start:.0f} s")
     return 1 if report.wrong(run) else 0
 
@@ -112,7 +113,11 @@ def measure_all(
     environment = machine.environment() | device.environment()
     measured = ceilings(device, dtype)
     device.release()
-    run = GpuRun(environment, {**asdict(settings), "dtype": args.dtype, "minutes": args.minutes}, measured)
+    run = GpuRun(
+        environment,
+        {**asdict(settings), "backend": args.backend, "dtype": args.dtype, "minutes": args.minutes},
+        measured,
+    )
     run.notes = [f"backend {name} is absent: {reason}" for name, reason in known.items() if reason]
     backends = [name for name in backends if not known[name]]
     target = _target(args, environment["gpu"], device)
@@ -123,7 +128,8 @@ def measure_all(
 
     def one(case: Case, peers: Sequence[str]) -> float:
         begun = time.monotonic()
-        found, done = measure(case, contenders.contenders(device, peers, backends), device, settings, dtype)
+        everybody = contenders.contenders(device, peers, backends, args.backend)
+        found, done = measure(case, everybody, device, settings, dtype)
         device.release()
         run.put(found, done)
         if target:

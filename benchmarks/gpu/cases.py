@@ -21,7 +21,10 @@ LAYERS: tuple[Case, ...] = (
     ConvCase("3x3 64->64 prelu", *SIZE, activation="prelu"),
     ConvCase("3x3 64->64 + residual", *SIZE, residuals=1),
     ConvCase("3x3 128->128 relu", *SIZE, ci=128, co=128, activation="relu"),
-    *(ConvCase(f"3x3 {c}->32 leaky", *SIZE, ci=c, co=32, activation="leaky_relu") for c in (64, 96, 128, 160)),
+    ConvCase("3x3 64->32 leaky", *SIZE, co=32, activation="leaky_relu"),
+    ConvCase("3x3 96->32 leaky", *SIZE, ci=96, co=32, activation="leaky_relu"),
+    ConvCase("3x3 128->32 leaky", *SIZE, ci=128, co=32, activation="leaky_relu"),
+    ConvCase("3x3 160->32 leaky", *SIZE, ci=160, co=32, activation="leaky_relu"),
     ConvCase("3x3 192->64 + residual", *SIZE, ci=192, residuals=1),
     ConvCase("3x3 3->64 prelu", *SIZE, ci=3, activation="prelu"),
     ConvCase("3x3 64->3", *SIZE, co=3),
@@ -29,7 +32,7 @@ LAYERS: tuple[Case, ...] = (
     ConvCase("3x3 64->256 shuffle2", *SIZE, co=256, pixel_shuffle=2),
     ConvCase("nearest x2 + 3x3 64->64 leaky", *SIZE, upsample=2, activation="leaky_relu"),
     DenseBlockCase("dense block 64/32", *SIZE),
-)  # fmt: skip
+)
 MEMORY: tuple[Case, ...] = (
     MemoryCase("pixel shuffle 2", *SIZE, op="pixel_shuffle"),
     MemoryCase("pixel unshuffle 2", 2 * SIZE[0], 2 * SIZE[1], op="pixel_unshuffle", channels=16),

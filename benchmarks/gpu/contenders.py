@@ -98,8 +98,10 @@ def our_backends(device: Device) -> dict[str, str]:
     return {name: "; ".join(reasons[name]) for name in registry.order(device.type) if name != "torch"}
 
 
-def contenders(device: Device, peers: Sequence[str], backends: Sequence[str]) -> list[Contender]:
-    """Ours by the automatic choice, ours on each of these backends, and these peers.
+def contenders(
+    device: Device, peers: Sequence[str], backends: Sequence[str], backend: str = "auto"
+) -> list[Contender]:
+    """Ours by the automatic choice, or forced onto `backend`, ours on each of `backends`, and these peers.
 
     Raises ValueError for an unknown name.
     """
@@ -112,7 +114,7 @@ def contenders(device: Device, peers: Sequence[str], backends: Sequence[str]) ->
     known = our_backends(device)
     if unknown := [name for name in (*peers, *backends) if name not in (*built, *known)]:
         raise ValueError(f"{', '.join(unknown)} is not known; known are {', '.join((*built, *known))}")
-    found = [Contender(OURS, TITLES[OURS], ours(device))]
+    found = [Contender(OURS, TITLES[OURS], ours(device, backend))]
     for name in backends:
         reason = known[name]
         title = TITLES.get(name, f"ours, {name}")

@@ -29,9 +29,12 @@ class Cuda:
         self.properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
         self.cache = int(getattr(self.properties, "L2_cache_size", 50 << 20))  # bytes
         self.pool = torch.cuda.graph_pool_handle()
-        torch.backends.cudnn.benchmark = True
         # the reference in float32 is exact; nothing that is timed computes in float32
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    def search(self, on: bool) -> None:
+        """Whether cuDNN tries its algorithms at each new shape: for what is timed, not for the references."""
+        torch.backends.cudnn.benchmark = on
 
     def synchronize(self) -> None:
         """Waits for all that was launched; raises what went wrong in it."""
@@ -94,6 +97,9 @@ class Dry:
 
     type = "cpu"
     cache = 1 << 10
+
+    def search(self, on: bool) -> None:
+        """There is nothing to try."""
 
     def synchronize(self) -> None:
         """Nothing is ever under way."""

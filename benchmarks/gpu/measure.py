@@ -79,13 +79,15 @@ def measure(
 ) -> tuple[list[CaseResult], Work]:
     """The case by replayed graphs and, of whole networks, also call by call; a contender that fails is noted.
 
-    Raises what building the case or PyTorch's own result raises.
+    Raises what building the case or PyTorch's own result raises, and what has stopped the device.
     """
     with torch.no_grad():
         torch._dynamo.reset()  # its limit of recompilations is per function, not per module
         problem = build(case, device.type, dtype)
+        device.search(False)
         judge = Judge(case, problem, False, torch.float32 if case.whole else torch.float64)
         done = work(problem, problem.plain(*problem.inputs))
+        device.search(True)
         results, entries = _entered(contenders, problem, judge, device)
         if case.fewest is not None:
             settings = replace(settings, fewest=case.fewest)
@@ -116,6 +118,7 @@ def _entered(
             device.synchronize()
         except Exception as failure:
             found = Result(note=_words(failure))
+            device.synchronize()  # raises where the failure has taken the device with it
         if isinstance(found, Entry):
             entries[contender.name], found = found, found.result
         results[contender.name] = found

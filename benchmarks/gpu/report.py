@@ -28,6 +28,8 @@ GROUPS = {
     "network": "Whole networks",
     "called": "Whole networks, as called from Python",
 }
+SHORT = {"eager": "NCHW", "eager_cl": "chan_last", "compiled": "compile", "compiled_max": "max-auto"}
+LAST = ("TFLOP/s", "GB/s", "of the floor", "ours to the best peer", "RMS error ours / eager")
 NOT_YET = "Not measured yet: no results of a GPU are in `benchmarks/results`."
 
 
@@ -61,9 +63,7 @@ def row(run: GpuRun, case: CaseResult, names: Sequence[str]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return {"eager": "eager", "eager_cl": "channels_last", "compiled_max": "max-autotune"}.get(
-        name, "compile"
-    )
+    return SHORT.get(name, name)
 
 
 def columns(cases: Sequence[CaseResult]) -> list[str]:
@@ -76,33 +76,54 @@ def table(run: GpuRun, cases: Sequence[CaseResult]) -> tuple[list[str], list[lis
     """Headings and rows."""
     names = columns(cases)
     heads = ["case", *(TITLES.get(name, name) for name in names)]
-    heads += ["TFLOP/s", "GB/s", "of the floor", "ours to the best peer", "RMS error ours / eager"]
-    return heads, [row(run, case, names) for case in cases]
+    return [*heads, *LAST], [row(run, case, names) for case in cases]
 
 
 def text(run: GpuRun) -> str:
-    """The run for the terminal: lines of even columns."""
+    """The run for the terminal: even columns, short names."""
     lines = [provenance(run)]
     for group, title in GROUPS.items():
         cases = [case for case in run.cases if case.group == group]
         if not cases:
             continue
-        heads, rows = table(run, cases)
+        rows = table(run, cases)[1]
+        heads = [
+            "case",
+            *map(_short, columns(cases)),
+            "TFLOP/s",
+            "GB/s",
+            "floor",
+            "best peer",
+            "RMS ours/eager",
+        ]
         widths = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
         lines += ["", f"{title}, microseconds"]
         for cells in (heads, *rows):
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)))
+            padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            lines.append(" ".join(padded).rstrip())
     return "\n".join([*lines, "", *notes(run)])
 
 
 def provenance(run: GpuRun) -> str:
     """Where and how the figures came about."""
-    e, s = run.environment, run.settings
+    e, dtype = run.environment, run.settings["dtype"]
+    chip = ", ".join(
+        f"{title}{e[name]}"
+        for name, title in (
+            ("gpu", ""),
+            ("multiprocessors", "multiprocessors: "),
+            ("L2", "L2: "),
+            ("driver", "driver "),
+            ("cuda", "CUDA "),
+            ("cudnn", "cuDNN "),
+            ("torch", "PyTorch "),
+            ("triton", "Triton "),
+        )
+        if name in e
+    )
     return (
-        f"{e['gpu']}, {e.get('multiprocessors', '?')} multiprocessors, {e.get('L2', '?')} of L2, driver "
-        f"{e.get('driver', '?')}, CUDA {e.get('cuda', '?')}, cuDNN {e.get('cudnn', '?')}, "
-        f"PyTorch {e['torch']}, Triton {e['triton']}; {s['dtype']}. Measured here: a copy moves "
-        f"{run.ceilings.copy:.0f} GB/s, a matrix product of {s['dtype']} runs at {run.ceilings.matmul:.0f} TFLOP/s."
+        f"{chip}; {dtype}. Measured here: a copy moves {run.ceilings.copy:.0f} GB/s, a matrix product runs "
+        f"at {run.ceilings.matmul:.0f} TFLOP/s."
     )
 
 

@@ -76,6 +76,19 @@ class ChainArgs:
         return self.layers[0].input
 
 
+@dataclass(slots=True)
+class ActivationArgs:
+    """Of the backward: the gradient of act's result, and what act' follows from, both (N, C, H, W)."""
+
+    grad: Tensor
+    saved: Tensor  # act's input, or its result
+    activation: str
+    negative_slope: float
+    prelu_weight: Tensor | None  # (1,) or (C,)
+    from_output: bool  # saved is act's result
+    scale: float = 1.0  # of act's result before anything was added to it
+
+
 def expanded(shape: Sequence[int], like: Tensor) -> Tensor:
     """A tensor (N, C, H, W) of this shape whose pixels are all one, uninitialised, in memory of C values."""
     return like.new_empty(shape[1]).view(1, -1, 1, 1).expand(tuple(shape))
@@ -160,6 +173,11 @@ class Backend:
         raise NotImplementedError
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
+        raise NotImplementedError
+
+    def activation_backward(self, args: ActivationArgs) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(dz, db, dslopes): dz = scale * grad * act', of grad's dtype, channels_last; db (C,) float32, its
+        sum over pixels; dslopes (C,) float32, of PReLU alone. Only where PyTorch's operations take longer."""
         raise NotImplementedError
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:

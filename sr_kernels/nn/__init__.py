@@ -10,6 +10,7 @@ from sr_kernels.nn.conv import (
     ResidualConv2d,
     UpsampleConv2d,
 )
+from sr_kernels.nn.graphed import Graphed
 from sr_kernels.nn.sequential import FusedSequential
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ConvAct2d",
     "ConvTransposeAct2d",
     "FusedSequential",
+    "Graphed",
     "PixelShuffleConv2d",
     "ResidualBlock",
     "ResidualConv2d",

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_kernels import reference
-from sr_kernels.backends.base import ConvArgs, memory_format_of, with_format
-from sr_kernels.backends.registry import chosen
+from sr_kernels.backends.base import ActivationArgs, ConvArgs, memory_format_of, with_format
+from sr_kernels.backends.registry import chosen, willing
 from sr_kernels.ops._arguments import pairs
-from sr_kernels.ops._input_gradient import input_gradient
+from sr_kernels.ops._input_gradient import input_gradient, takes_kernels
 
 aten = torch.ops.aten
 
@@ -110,14 +110,22 @@ def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads.residual1 = grad * a.residual1_weight
     if needs.residual2:
         grads.residual2 = grad * a.residual2_weight
+    mask = [needs.input, needs.weight, needs.bias and ctx.has_bias]
+    bias = None
     if convolves or needs.prelu_weight:
-        if a.scale != 1.0:
-            grad = grad * a.scale
-        if not a.activation_after_add:
-            grad, grads.prelu_weight = _activation_backward(grad, a, needs.prelu_weight)
+        fused = None if a.activation_after_add else _fused_activation_backward(grad, a)
+        if fused is not None:
+            grad, bias, grads.prelu_weight = fused
+            mask[2] = False
+        else:
+            if a.scale != 1.0:
+                grad = grad * a.scale
+            if not a.activation_after_add:
+                grad, grads.prelu_weight = _activation_backward(grad, a, needs.prelu_weight)
     if convolves:
-        mask = [needs.input, needs.weight, needs.bias and ctx.has_bias]
         grads.input, grads.weight, grads.bias = _convolution_backward(grad, a, mask)
+        if bias is not None and needs.bias and ctx.has_bias:
+            grads.bias = bias
     return tuple(vars(grads)[name] for name in ARGUMENTS)
 
 
@@ -202,6 +210,29 @@ def _activation_backward(grad: Tensor, a: SimpleNamespace, need_weight: bool) ->
     if not need_weight:
         return dz, None
     return dz, dw.sum((0, 2, 3)) if a.prelu_weight.shape[0] > 1 else dw.sum((0, 1, 2, 3)).view(1)
+
+
+def _fused_activation_backward(
+    grad: Tensor, a: SimpleNamespace
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """(dz, db, dslopes) in one pass where a backend has that, and no second derivative is recorded."""
+    if a.activation == "none" or grad.numel() == 0 or not takes_kernels(grad):
+        return None
+    from_output = a.output is not None
+    z = a.output if from_output else a.z
+    if from_output and a.pixel_shuffle > 1:
+        z = reference.pixel_unshuffle(z, a.pixel_shuffle)
+    args = ActivationArgs(
+        grad, z, a.activation, a.negative_slope, a.prelu_weight, from_output, a.scale
+    )  # fmt: skip
+    backend = willing("activation_backward", grad.device.type, args, a.backend)
+    if backend is None:
+        return None
+    dz, db, dslopes = backend.activation_backward(args)
+    if dslopes is not None:
+        dslopes = dslopes if a.prelu_weight.shape[0] > 1 else dslopes.sum().view(1)
+        dslopes = dslopes.to(a.prelu_weight.dtype)
+    return dz, db.to(grad.dtype), dslopes
 
 
 def _convolution_backward(grad: Tensor, a: SimpleNamespace, mask: list[bool]) -> tuple[Tensor | None, ...]:

@@ -15,6 +15,13 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C
 )
 
 
+def takes_kernels(grad: Tensor) -> bool:
+    """Whether a gradient may go through kernels that have no derivative themselves."""
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return False
+    return not torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad's is_grads_batched
+
+
 def input_gradient(grad: Tensor, a: ConvArgs, backend: str) -> Tensor | None:
     """The gradient of a.input for `grad` (N, Co, Ho, Wo) of the convolution alone. None leaves it to aten: no
     kernel of the backend in force gains, or a second derivative is recorded, which aten alone has.
@@ -22,9 +29,7 @@ def input_gradient(grad: Tensor, a: ConvArgs, backend: str) -> Tensor | None:
     The gradient of a convolution of stride 1 is one itself: by the kernel turned round, inputs and outputs
     exchanged, its window k - 1 - padding before each pixel.
     """
-    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-        return None
-    if torch._C._functorch.is_legacy_batchedtensor(grad):  # torch.autograd.grad's is_grads_batched
+    if not takes_kernels(grad):
         return None
     if max(*a.stride, *a.dilation, a.groups, a.upsample) > 1 or grad.numel() == 0:
         return None

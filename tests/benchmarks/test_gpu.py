@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from benchmarks import plots, report
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cases, contenders, measure
 from benchmarks.gpu import report as gpu_report
-from benchmarks.gpu.device import Dry, slug
+from benchmarks.gpu.device import Cuda, Dry, open_device, slug
 from benchmarks.gpu.work import Ceilings, Step, Work, ceilings, work
 from benchmarks.problems import ConvCase
 from sr_kernels.bench.contender import Call, Contender
@@ -166,6 +170,87 @@ def test_what_cannot_be_captured_is_timed_as_it_is_called():
     (found,), _ = measure.measure(LAYER, contenders.contenders(device, [], []), device, BRIEF, HALF)
     assert found.results[OURS].timing
     assert found.results[OURS].note.startswith("not captured: RuntimeError")
+
+
+class Lost(Dry):
+    def synchronize(self):
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_a_lost_device_ends_the_case():
+    device = Lost()
+    with pytest.raises(RuntimeError, match="illegal"):
+        measure.measure(LAYER, contenders.contenders(device, [], []), device, BRIEF, HALF)
+
+
+class FakeCuda:
+    """What Cuda calls of torch.cuda, as the real functions take it; the work is done by the CPU."""
+
+    class Event:
+        def __init__(self, enable_timing=False):
+            assert enable_timing
+
+        def record(self):
+            self.at = time.perf_counter()
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 1e3 * (end.at - self.at)
+
+    class Stream:
+        def wait_stream(self, other):
+            assert isinstance(other, FakeCuda.Stream)
+
+    class CUDAGraph:
+        def replay(self):
+            self.replayed = True
+
+    def __init__(self):
+        self.real = {name: getattr(torch.cuda, name) for name in ("graph", "stream")}
+
+    def graph(self, *args, **kwargs):
+        inspect.signature(self.real["graph"].__init__).bind(None, *args, **kwargs)
+        return contextlib.nullcontext()
+
+    def stream(self, stream):
+        assert isinstance(stream, FakeCuda.Stream)
+        return contextlib.nullcontext()
+
+    def patch(self, monkeypatch):
+        for name in ("Event", "Stream", "CUDAGraph", "graph", "stream"):
+            assert hasattr(torch.cuda, name)
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        properties = SimpleNamespace(
+            name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30
+        )
+        answers = {
+            "current_stream": FakeCuda.Stream(),
+            "get_device_properties": properties,
+            "current_device": 0,
+            "graph_pool_handle": (0, 1),
+            "synchronize": None,
+            "empty_cache": None,
+            "is_available": True,
+        }
+        for name, answer in answers.items():
+            assert hasattr(torch.cuda, name)
+            monkeypatch.setattr(torch.cuda, name, lambda *args, answer=answer: answer)
+        for part, name in ((torch.backends.cudnn, "benchmark"), (torch.backends.cudnn, "allow_tf32")):
+            monkeypatch.setattr(part, name, getattr(part, name))
+        monkeypatch.setattr(Cuda, "type", "cpu")
+
+
+def test_what_only_cuda_has_is_called_as_it_wants(monkeypatch):
+    FakeCuda().patch(monkeypatch)
+    device = open_device("cuda")
+    assert isinstance(device, Cuda)
+    assert device.environment()["gpu"] == "NVIDIA H100 80GB HBM3"
+    everybody = contenders.contenders(device, contenders.EAGER, [])
+    (found,), _ = measure.measure(LAYER, everybody, device, BRIEF, HALF)
+    device.release()
+    assert all(r.parity and r.timing and not r.note for r in found.results.values()), found
 
 
 def test_unknown_names_are_named():

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +78,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.config.getoption("--gpu-device"))
+
+
+@pytest.fixture(autouse=True)
+def _device_survives(device: str) -> Iterator[None]:
+    """An error such as an illegal access leaves the process without its device: the other tests go on in a
+    new process where pytest-xdist makes one, and end here otherwise."""
+    yield
+    if device != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        text = f"the device is lost: {str(error).splitlines()[0]}"
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            pytest.exit(text, returncode=1)
+        print(text, file=sys.__stderr__, flush=True)
+        os._exit(1)
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,18 @@ def assert_ran(names: list[str], backend: str) -> None:
     assert all(name.startswith(f"{backend}/") for name in names), names
 
 
+def assert_same(mine: Tensor, theirs: Tensor, what: str = "") -> None:
+    """Bit for bit; says where not in one line, for pytest would print all the values."""
+    assert mine.shape == theirs.shape, f"{what}: shape {tuple(mine.shape)}, not {tuple(theirs.shape)}"
+    assert mine.dtype == theirs.dtype, f"{what}: dtype {mine.dtype}, not {theirs.dtype}"
+    if not torch.equal(mine, theirs):
+        differs = (mine != theirs).flatten().nonzero().flatten()
+        raise AssertionError(
+            f"{what}: {len(differs)} of {mine.numel()} elements of {tuple(mine.shape)} differ, the first is "
+            f"number {int(differs[0])}, NaN in {int(torch.isnan(mine.double()).sum())}"
+        )
+
+
 def compare(
     backend: str, sample: Any, dtype: torch.dtype, device: str, ours: Op, plain: Op, draws: int = 8
 ) -> None:
@@ -70,8 +82,9 @@ def compare(
         arguments = place(sample.arguments(dtype, draw), device)
         before = [t.clone() for t in samples.tensors_of(arguments)]
         results.append((ours(arguments), plain(arguments), plain(samples.convert(arguments, torch.float64))))
-        assert all(map(torch.equal, before, samples.tensors_of(arguments))), "an input was written to"
-    assert torch.equal(results[0][0], y), "two runs differ"
+        for t, copy in zip(samples.tensors_of(arguments), before, strict=True):
+            assert_same(t, copy, "an input was written to")
+    assert_same(results[0][0], y, "two runs")
     assert_as_close(*(torch.cat([r.flatten() for r in part]) for part in zip(*results, strict=True)))
 
 

@@ -15,7 +15,7 @@ from sr_kernels.ops._signature import Signature, is_watched
 from tests import samples
 from tests.closeness import assert_as_close_together
 from tests.gpu import cases
-from tests.gpu.support import assert_ran, place
+from tests.gpu.support import assert_ran, assert_same, place
 
 CHECKED = [samples.FEATURES[i] for i in (0, 15, 25, 29, -10)]
 COMPILER = {"cpu": "aot_eager"}  # Inductor's C++ takes a minute
@@ -50,8 +50,8 @@ def test_autocast(dtype, backend, device):
         again = ops.conv2d(**a)
     assert_ran(names, backend)
     assert y.dtype == dtype
-    assert torch.equal(y, again)
-    assert torch.equal(y, ops.conv2d(**samples.convert(a, dtype), backend=backend))
+    assert_same(again, y, "a second call")
+    assert_same(y, ops.conv2d(**samples.convert(a, dtype), backend=backend), "tensors of that dtype")
 
 
 @pytest.mark.slow

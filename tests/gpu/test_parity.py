@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,12 @@ from sr_kernels.backends.base import dense_strides, memory_format_of
 from tests import samples
 from tests.closeness import assert_as_close
 from tests.gpu import cases
-from tests.gpu.support import assert_ran, compare, place, run
+from tests.gpu.support import assert_ran, assert_same, compare, place, run
+
+SELF_CHECKS = {
+    "cuda": "sr_kernels.backends.cuda_check",
+    "triton": "sr_kernels.backends.triton.selfcheck",
+}
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -27,6 +34,18 @@ def test_the_backend_is_here(name):
     if reasons:
         pytest.skip(f"{name}: {reasons}")
     assert name in registry.order("cuda")
+
+
+@pytest.mark.parametrize("name", SELF_CHECKS)
+def test_every_kernel_passes_its_self_check(name, device):
+    """One that fails is left out with a warning, and the others would pass in its place."""
+    if reasons := available_backends()[name]:
+        pytest.skip(f"{name}: {'; '.join(reasons)}")
+    if device == "cpu":
+        pytest.skip("there is nothing to prove on the CPU")
+    report = importlib.import_module(SELF_CHECKS[name]).report()
+    assert report
+    assert set(report.values()) == {"passed"}, report
 
 
 def test_the_yardstick_is_exact(device):
@@ -89,12 +108,12 @@ def test_shuffles_are_exact(backend, dtype, sample, device):
     r = sample.factor
     x = place(sample.shuffled(dtype), device)
     y = run(backend, sample, dtype, lambda: ops.pixel_shuffle(x, r, backend=backend))
-    assert torch.equal(y, F.pixel_shuffle(x, r))
+    assert_same(y, reference.pixel_shuffle(x, r))
     assert y.stride() == dense_strides(y.shape, memory_format_of(x))
 
     x = place(sample.unshuffled(dtype), device)
     y = run(backend, sample, dtype, lambda: ops.pixel_unshuffle(x, r, backend=backend))
-    assert torch.equal(y, reference.pixel_unshuffle(x, r))
+    assert_same(y, reference.pixel_unshuffle(x, r))
     assert y.stride() == dense_strides(y.shape, memory_format_of(x))
 
 
@@ -127,7 +146,7 @@ def test_images(shape, layout, dtype, backend, device):
     assert x.stride() == dense_strides(x.shape, torch.channels_last)
     exact = (image.to(torch.float64) / torch.iinfo(dtype).max).permute(2, 0, 1)[None]
     assert_as_close(x, reference.image_to_float(image), exact)
-    assert torch.equal(back.to(torch.int32), image.to(torch.int32)), "a picture does not survive"
+    assert_same(back.to(torch.int32), image.to(torch.int32), "a picture there and back")
     assert back.is_contiguous()
 
 
@@ -139,4 +158,4 @@ def test_float_to_image_clamps_and_rounds(layout, backend, device):
     with record_kernels() as names:
         y = ops.float_to_image(placed, torch.uint8, backend=backend)
     assert_ran(names, backend)
-    assert torch.equal(y, reference.float_to_image(placed, torch.uint8))
+    assert_same(y, reference.float_to_image(placed, torch.uint8))

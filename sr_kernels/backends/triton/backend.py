@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sr_kernels.backends import cuda_choice
 from sr_kernels.backends.base import (
+    ActivationArgs,
     Backend,
     ChainArgs,
     ConvArgs,
@@ -21,12 +23,18 @@ from sr_kernels.backends.base import (
     with_format,
 )
 from sr_kernels.backends.registry import record
-from sr_kernels.backends.triton import configs, plan, selfcheck
+from sr_kernels.backends.triton import plan, selfcheck
+from sr_kernels.backends.triton.configs import power_of_two
 from sr_kernels.backends.triton.kernels import pointwise
+from sr_kernels.backends.triton.kernels.backward import activation_backward_kernel
 from sr_kernels.backends.triton.launch import INTERPRETED, device_of
 from sr_kernels.backends.triton.plan import ConvPlan, pixel_major
 
 _BLOCK = 1024
+_PIXELS = 4096  # elements of a shuffle's program
+_PROGRAMS = 528  # that keep the largest chips busy
+_BACKWARD_TILE = 4096  # elements of a step of the backward
+_BACKWARD_CHANNELS = 1024
 _INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LARGEST_TILE = 64  # rows and columns, at most, of any configuration; times a stride of 2 and a window
 
@@ -50,6 +58,9 @@ class TritonBackend(Backend):
             return _conv_reasons(args)
         if isinstance(args, DenseBlockArgs):
             return _dense_block_reasons(args)
+        if isinstance(args, ActivationArgs):
+            wide = args.grad.shape[1] > _BACKWARD_CHANNELS
+            return ["too many channels for a tile"] if wide else _dtype_reasons([args.grad])
         assert isinstance(args, tuple)
         x: Tensor = args[0]
         if op == "residual_add":
@@ -73,6 +84,29 @@ class TritonBackend(Backend):
 
     def dense_block(self, args: DenseBlockArgs) -> Tensor:
         return _DenseBlock(args)(args)
+
+    def activation_backward(self, args: ActivationArgs) -> tuple[Tensor, Tensor, Tensor | None]:
+        n, c, h, w = args.grad.shape
+        grad, saved = (with_format(t, torch.channels_last) for t in (args.grad, args.saved))
+        dz = _empty(grad.shape, grad)
+        rows = n * h * w
+        height = max(_BACKWARD_TILE // power_of_two(c), 1)
+        steps = next(k for k in (16, 4, 1) if k == 1 or rows >= k * height * _PROGRAMS)
+        programs = -(-rows // (steps * height))
+        prelu = args.activation == "prelu"
+        parts = grad.new_empty((2 if prelu else 1, programs, c), dtype=torch.float32)
+        slopes = (
+            parts if args.prelu_weight is None else args.prelu_weight.detach().float().expand(c).contiguous()
+        )
+        record("triton/activation_backward")
+        with device_of(grad):
+            activation_backward_kernel[(programs,)](
+                grad, saved, slopes, dz, parts[0], parts[-1], rows, float(args.negative_slope),
+                float(args.scale), C=c, ACT=args.activation, FROM_OUTPUT=args.from_output, STEPS=steps,
+                BR=height, BC=power_of_two(c),
+            )  # fmt: skip
+        sums = parts.sum(1)
+        return dz, sums[0], sums[1] if prelu else None
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
         n, c, h, w = input.shape
@@ -206,11 +240,25 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
     n, c, h, w = shape
     last = memory_format == torch.channels_last
     length, rows = (w * c, n * h) if last else (w, n * c * h)
-    if y.numel():
+    coarse, fine = (y, x) if inverse else (x, y)
+    channels = fine.shape[1]
+    whole = channels * factor * factor
+    if y.numel() and last and channels == power_of_two(channels) and factor == power_of_two(factor):
+        ints = _INTS[x.dtype.itemsize]
+        _, _, ch, cw = coarse.shape
+        pitches = coarse.stride(0), coarse.stride(2), fine.stride(0), fine.stride(2)
+        v = math.gcd(16 // x.element_size(), *pitches)
+        block = max(_PIXELS // whole, 1)
+        with device_of(x):
+            pointwise.shuffle_pixels_kernel[(-(-cw // block), n * ch)](
+                coarse.view(ints), fine.view(ints), cw, ch, *(p // v for p in pitches),
+                V=v, C=channels, R=factor, INVERSE=inverse, BX=block,
+            )  # fmt: skip
+    elif y.numel():
         ints = _INTS[x.dtype.itemsize]
         xn, xc, xy, xx = x.stride()
         yn, yc, yy, _ = y.stride()
-        block = min(_BLOCK, configs.power_of_two(length))
+        block = min(_BLOCK, power_of_two(length))
         with device_of(x):
             pointwise.shuffle_kernel[(-(-length // block), rows)](
                 x.view(ints), y.view(ints), length, h, xn, xc, xy, xx, yn, yc, yy,

@@ -71,9 +71,7 @@ class Task:
 
 # The layers of the networks in sr_kernels.models, at a size that fills a GPU.
 USUAL = (
-    Task(64, 64),
     Task(64, 64, activation="prelu"),
-    Task(64, 64, activation="none", residuals=1),
     Task(32, 32),
     Task(48, 48),
     Task(128, 128),
@@ -82,14 +80,12 @@ USUAL = (
     Task(64, 256, activation="none", pixel_shuffle=2, height=360, width=640),
     Task(64, 48, activation="none", pixel_shuffle=4, base=True),
     Task(64, 12, activation="none", pixel_shuffle=2),
-    Task(64, 64, activation="leaky_relu", upsample=2, height=360, width=640),
     Task(3, 64, activation="prelu"),
     Task(1, 56, kernel=5),
     Task(3, 64, kernel=5),
     Task(3, 64, kernel=9),
     Task(64, 3, activation="none"),
     Task(64, 3, kernel=9, activation="none"),
-    Task(64, 32, activation="tanh"),
     Task(32, 27, activation="none", pixel_shuffle=3),
     Task(12, 12, activation="prelu"),
     Task(56, 12, kernel=1, activation="prelu"),

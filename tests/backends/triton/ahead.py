@@ -102,12 +102,16 @@ def memory_launches(dtype: torch.dtype) -> list[Any]:
     x = torch.zeros(1, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
     shuffled = Recorder(pointwise.shuffle_kernel)
     added = Recorder(pointwise.add_kernel)
-    backend.pointwise = type("", (), {"shuffle_kernel": shuffled, "add_kernel": added})
+    tiled = Recorder(pointwise.shuffle_pixels_kernel)
+    recorders = {"shuffle_kernel": shuffled, "add_kernel": added, "shuffle_pixels_kernel": tiled}
+    backend.pointwise = type("", (), recorders)
     made = backend.TritonBackend()
     made.pixel_shuffle(x, 2)
+    made.pixel_shuffle(x[:, :36], 3)
     made.pixel_unshuffle(x, 2)
     made.residual_add(x, [(x, 1.0), (x, 1.0)], 0.5)
     found += [(pointwise.shuffle_kernel, *launch) for launch in shuffled.launches]
+    found += [(pointwise.shuffle_pixels_kernel, *launch) for launch in tiled.launches]
     found += [(pointwise.add_kernel, *launch) for launch in added.launches]
     return found
 

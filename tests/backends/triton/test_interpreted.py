@@ -144,11 +144,19 @@ def test_dense_block(sample):
 
 
 @pytest.mark.parametrize("op", ["pixel_shuffle", "pixel_unshuffle"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("layout", samples.LAYOUTS)
-@pytest.mark.parametrize("factor", [2, 3])
-def test_shuffles(op, dtype, layout, factor):
-    x = torch.randn(2, 3 * factor**2, 2 * factor, 5 * factor).to(dtype)
+@pytest.mark.parametrize(
+    ("layout", "channels", "factor", "dtype"),
+    [
+        *((layout, 3, 2, torch.float16) for layout in samples.LAYOUTS),
+        *(("channels_last", channels, 2, torch.float32) for channels in (1, 8, 64)),
+        ("channels_last", 4, 4, torch.float64),
+        ("channels_last", 2, 3, torch.bfloat16),
+        ("contiguous", 1, 3, torch.float64),
+    ],
+    ids=str,
+)
+def test_shuffles(op, layout, channels, factor, dtype):
+    x = torch.randn(2, channels * factor**2, 2 * factor, 3 * factor).to(dtype)
     x = samples.arrange(x, layout)
     with record_kernels() as names:
         y = getattr(ops, op)(x, factor, backend="triton")

@@ -117,8 +117,8 @@ def _from_taps(
     TAPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, VX: tl.constexpr, BOXED: tl.constexpr,
     P: tl.constexpr, TW: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """(P, COP): of rows of TW input pixels, those at which whole windows begin hold results. Column c*TAPS + t
-    of the products is output c's share of tap t of a row; TAPS is KW rounded up."""
+    """(P, COP): of rows of TW input pixels, those at which whole windows begin hold results. Column
+    c*TAPS + t of the products is output c's share of tap t of a row; TAPS is KW rounded up."""
     N: tl.constexpr = COP * TAPS
     KB: tl.constexpr = CIP // BK
     p = tl.arange(0, P)

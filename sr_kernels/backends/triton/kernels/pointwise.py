@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-_RUN_TIME = ["rows", "length", "height", "planes", "xn", "xc", "xy", "xx", "yn", "yc", "yy", "yx"]
+_RUN_TIME = ["length", "height", "xn", "xc", "xy", "xx", "yn", "yc", "yy"]
 
 
 @triton.jit(do_not_specialize=_RUN_TIME)
@@ -53,6 +53,45 @@ def shuffle_kernel(
         source_x = column // R
     at = n.to(tl.int64) * xn + source_y.to(tl.int64) * xy + source_c.to(tl.int64) * xc + source_x * xx
     tl.store(y + to + i, tl.load(x + at, mask=mask), mask=mask)
+
+
+@triton.jit(do_not_specialize=["w", "h", "cn", "cy", "fn", "fy"])
+def shuffle_pixels_kernel(
+    coarse,
+    fine,
+    w,
+    h,  # of the coarse side, whose rows are w*C*R*R elements long, those of the fine one w*R*C
+    cn,
+    cy,
+    fn,
+    fy,
+    V: tl.constexpr,  # divides the strides, which come divided by it
+    C: tl.constexpr,  # channels of the fine side; C and R are powers of two
+    R: tl.constexpr,
+    INVERSE: tl.constexpr,
+    BX: tl.constexpr,
+):
+    """fine = pixel_shuffle(coarse), or coarse = pixel_unshuffle(fine), channels last: BX coarse pixels of a
+    row and the R rows that they become, read and written in runs."""
+    row = tl.program_id(1)
+    n = (row // h).to(tl.int64)
+    line = (row % h).to(tl.int64)
+    x0 = tl.program_id(0) * BX
+    K: tl.constexpr = C * R * R
+    RUN: tl.constexpr = BX * R * C
+    i = tl.arange(0, BX * K)
+    whole = coarse + (n * cn + line * cy) * V + x0 * K + i
+    inside = x0 * K + i < w * K
+    r = tl.arange(0, R)[:, None]
+    j = tl.arange(0, RUN)[None, :]
+    rows = fine + (n * fn + line * R * fy) * V + r * (fy * V) + x0 * (R * C) + j
+    within = (x0 * (R * C) + j < w * (R * C)) & (r < R)
+    if INVERSE:
+        t = tl.load(rows, mask=within, other=0).reshape(R, BX, R, C)
+        tl.store(whole, tl.permute(t, (1, 3, 0, 2)).reshape(BX * K), mask=inside)
+    else:
+        t = tl.load(whole, mask=inside, other=0).reshape(BX, C, R, R)
+        tl.store(rows, tl.permute(t, (2, 0, 3, 1)).reshape(R, RUN), mask=within)
 
 
 @triton.jit(do_not_specialize=["scale", "b1", "b2"])

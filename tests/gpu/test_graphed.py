@@ -1,0 +1,109 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""nn.Graphed: the same results by replay, memory bounded, changes of weights noticed."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from sr_kernels import models, nn
+from sr_kernels.backends import record_kernels
+
+HALF = torch.float16
+
+
+@pytest.fixture
+def graphed(device):
+    if device != "cuda":
+        pytest.skip("CUDA graphs need a CUDA device")
+    model = models.create("srvgg", scale=2, num_feat=32, num_conv=4)
+    return nn.Graphed(model.eval().to(device, HALF), most_graphs=2)
+
+
+def picture(*size):
+    return torch.rand(1, 3, *size, device="cuda", dtype=HALF)
+
+
+def replays(model, x):
+    """The result, and whether it was replayed: then no kernel is chosen."""
+    with record_kernels() as names:
+        y = model(x)
+    return y, not names
+
+
+@torch.no_grad()
+def test_results_are_the_modules(graphed):
+    for size in ((17, 23), (32, 32), (17, 23)):
+        for turn in range(4):
+            x = picture(*size)
+            y, replayed = replays(graphed, x)
+            assert replayed == (turn >= 2)
+            assert torch.equal(y, graphed.module(x))
+        if size == (17, 23):
+            graphed.reset()
+
+
+@torch.no_grad()
+def test_results_are_new_memory(graphed):
+    x = picture(16, 16)
+    found = [graphed(x * i) for i in range(5)]
+    assert all(torch.equal(y, graphed.module(x * i)) for i, y in enumerate(found))
+
+
+@torch.no_grad()
+def test_least_recently_used_goes_first(graphed):
+    for size in (8, 9, 8, 10):
+        for _ in range(3):
+            graphed(picture(size, size))
+    assert [key[0][0][0][-1] for key in graphed._graphs] == [8, 10]
+
+
+@torch.no_grad()
+def test_changed_weights_are_noticed(graphed):
+    x = picture(16, 16)
+    for _ in range(3):
+        before = graphed(x)
+    next(graphed.module.parameters()).mul_(-1)
+    after = graphed(x)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, graphed.module(x))
+
+
+def test_what_needs_gradients_runs_as_it_is(graphed):
+    x = picture(8, 8)
+    y, replayed = replays(graphed, x)
+    assert not replayed
+    assert y.requires_grad
+    assert not graphed._graphs
+
+
+@torch.no_grad()
+def test_threads_and_streams_share_a_graph(graphed):
+    pictures = [picture(24, 24) for _ in range(16)]
+    expected = [graphed.module(x) for x in pictures]
+    for x in pictures[:3]:
+        graphed(x)
+    torch.cuda.synchronize()
+
+    def work(i):
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
+            y = graphed(pictures[i])
+            torch.cuda.current_stream().synchronize()
+        return torch.equal(y, expected[i])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(16)))
+
+
+@torch.no_grad()
+def test_copies_capture_their_own(graphed):
+    x = picture(8, 8)
+    for _ in range(3):
+        graphed(x)
+    other = copy.deepcopy(graphed)
+    assert not other._graphs
+    assert torch.equal(other(x), graphed(x))
