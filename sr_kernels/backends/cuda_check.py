@@ -127,6 +127,7 @@ class _Layer:
     ci: int
     co: int
     base_mode: str = ""  # "": PReLU and a residual
+    shuffle: int = 2  # with a base
     samples: int = 1
     repeats: int = 1  # of the samples
 
@@ -148,11 +149,11 @@ def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_
     of threads computes several; what it computes first and next are of different samples."""
     chunks, stacked = kernel.name.endswith(("streamed", "wide")), kernel.channels == 32
     ci = 136 if chunks else 48
-    co = (24, 22, 28) if stacked else (72, 70, 84)
+    co = (24, 22, 12) if stacked else (72, 70, 48)
     many = 1 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
     yield _Layer(ci, co[0], samples=3, repeats=many)
     yield _Layer(ci + 16, co[1])
-    yield _Layer(ci + 48 if chunks else 24, co[2], "nearest")
+    yield _Layer(ci + 48 if chunks else 24, co[2], "nearest", 2 if stacked else 4)
 
 
 def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others: Sequence[str]) -> str:
@@ -168,8 +169,8 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     weight = (given(co, ci, 3, 3) / (9 * ci) ** 0.5).to(dtype)
     a = ConvArgs(picture(ci, h, w), weight, given(co), padding=(1, 1, 1, 1), scale=0.5)
     if layer.base_mode:
-        a.activation, a.pixel_shuffle, a.base_mode = "silu", 2, layer.base_mode
-        a.base = picture(co // 4, h, w)
+        a.activation, a.pixel_shuffle, a.base_mode = "silu", layer.shuffle, layer.base_mode
+        a.base = picture(co // layer.shuffle**2, h, w)
     else:
         a.activation, a.prelu_weight = "prelu", given(co)
         a.residuals = [(picture(co, h, w), -1.5)]

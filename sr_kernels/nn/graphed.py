@@ -62,6 +62,7 @@ class Graphed(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.module = module
         self.most_graphs, self.most_pixels, self.most_bytes = most_graphs, most_pixels, most_bytes
+        self.train(module.training)
         self.reset()
 
     def reset(self) -> None:

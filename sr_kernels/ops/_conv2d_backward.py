@@ -17,6 +17,7 @@ from sr_kernels.backends.base import ActivationArgs, ConvArgs, memory_format_of,
 from sr_kernels.backends.registry import chosen, willing
 from sr_kernels.ops._arguments import pairs
 from sr_kernels.ops._input_gradient import input_gradient, takes_kernels
+from sr_kernels.ops._signature import is_plain
 
 aten = torch.ops.aten
 
@@ -216,7 +217,7 @@ def _fused_activation_backward(
     grad: Tensor, a: SimpleNamespace
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """(dz, db, dslopes) in one pass where a backend has that, and no second derivative is recorded."""
-    if a.activation == "none" or grad.numel() == 0 or not takes_kernels(grad):
+    if a.activation == "none" or grad.numel() == 0 or not takes_kernels(grad) or not is_plain(grad):
         return None
     from_output = a.output is not None
     z = a.output if from_output else a.z

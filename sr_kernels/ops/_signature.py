@@ -65,6 +65,11 @@ def _tensor(x: Any) -> Hashable:
     return False
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether x is a strided tensor that is what it seems: not fake, batched, negated, wrapped, traced."""
+    return _tensor(x) is not False
+
+
 def is_watched() -> bool:
     """Whether the dispatcher has more to do than to call the kernel: a mode, a transform, tracing, profiling,
     autocast."""

@@ -88,6 +88,10 @@ const char* conv2d_sm90_reason(const ConvParams& p) {
     if (p.act == kGelu || p.act == kTanh) return "activation is gelu or tanh";
     if (p.base_mode == kBaseBilinear || (p.base_mode == kBaseNearest && p.base_factor != p.shuffle))
         return "base is not enlarged by the factor of the shuffle";
+    if (p.base_mode == kBaseNearest && p.co > 4 * p.shuffle * p.shuffle)
+        return "enlarged base has more than four channels";
+    if (p.shuffle != 1 && (p.res1.data || p.res2.data)) return "residual under a shuffle";
+    if (p.co <= 32 && p.ci > 192) return "more than 192 input channels for at most 32 outputs";
     return nullptr;
 }
 
