@@ -28,9 +28,8 @@ from sr_kernels.backends.triton.launch import INTERPRETED, Launch, device_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WINDOW_INPUTS = 8  # up to so many, taps and channels together are the inner dimension
-_TAPS_COLUMNS = (
-    64  # outputs times a row's taps, both rounded up to powers of two, up to which "taps" is the way
-)
+_COLUMNS = 16  # of a product, at least
+_MANY_TAPS = 25
 _INT32 = 2**31 - 1
 
 
@@ -83,8 +82,7 @@ def load_of(a: ConvArgs) -> str:
     """How the input is read, see kernels/conv.py; by shapes and strides alone, but for the alignment of x."""
     if a.weight.shape[1] <= _WINDOW_INPUTS:
         return "window"
-    co, kw = a.weight.shape[0], a.weight.shape[3]
-    if max(*a.stride, *a.dilation) == 1 and power_of_two(co) * _taps(kw, co) <= _TAPS_COLUMNS:
+    if max(*a.stride, *a.dilation) == 1 and _few_outputs(*a.weight.shape):
         return "taps"
     return "boxes" if max(a.stride) == 1 and fits_boxes(a.input) else "pointers"
 
@@ -96,9 +94,16 @@ def fits_boxes(x: Tensor) -> bool:
     return takes_boxes(x) if x.stride(1) == 1 else x.shape[1] * x.element_size() % 16 == 0
 
 
+def _few_outputs(co: int, ci: int, kh: int, kw: int) -> bool:
+    """Whether "taps" takes less time: where its products are of the least width, and, up to four times that,
+    where many taps would each read every pixel."""
+    columns = power_of_two(co) * _taps(kw, co)
+    return columns <= _COLUMNS or (columns <= 4 * _COLUMNS and kh * kw >= _MANY_TAPS)
+
+
 def _taps(kw: int, co: int) -> int:
     """The columns that a row's taps take for each output; a product has 16 at least."""
-    return max(power_of_two(kw), 16 // power_of_two(co))
+    return max(power_of_two(kw), _COLUMNS // power_of_two(co))
 
 
 def layer_of(a: ConvArgs, load: str) -> configs.Layer:
