@@ -6,10 +6,12 @@
 #   make gpu-check | gpu-sanitize | gpu-bench | gpu-build   on a machine with a GPU, without setting up .venv
 #   PYTHON=python3.12   the interpreter that .venv is made from (once)
 #   TORCH='torch==2.9.1'   what is given to pip for PyTorch; another value installs another torch
+#   TRITON='triton==3.5.1' the same for Triton, where PyTorch's wheel has brought none
 #   GPU_PYTHON=python3     the interpreter of the gpu targets, with torch and pytest; .venv's where there is one
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TRITON ?= triton==3.6.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -126,7 +128,8 @@ $(STAMPS)/venv:
 # Holds the value of TORCH that was installed; rewritten, and so newer, only when that value changes.
 $(STAMPS)/torch: $(STAMPS)/venv FORCE
 	@if [ "$$(cat $@ 2>/dev/null)" != '$(TORCH)' ]; then \
-	    rm -f $@; set -x; $(PIP) install '$(TORCH)'; echo '$(TORCH)' >$@; fi
+	    rm -f $@; set -x; $(PIP) install '$(TORCH)'; \
+	    $(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install '$(TRITON)'; echo '$(TORCH)' >$@; fi
 
 $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
 	$(call LISTED,["build-system"]["requires"]) | $(PIP) install --quiet --requirement /dev/stdin

@@ -132,6 +132,30 @@ def _cuda() -> Lines:
     yield "kernels", ", ".join(kernel.name for kernel in cuda_plan.kernels())
 
 
+def _triton() -> Lines:
+    if importlib.util.find_spec("triton") is None:
+        yield "installed", "no; PyTorch's wheels for GPUs bring it"
+        return
+    import torch
+
+    from sr_kernels.backends.triton import configs, launch, plan
+
+    if launch.INTERPRETED:
+        yield "mode", "TRITON_INTERPRET is set: kernels are interpreted on the CPU, for tests alone"
+        return
+    yield "tables", ", ".join(configs.chips()) or "none"
+    if not torch.cuda.is_available():
+        yield "devices", "none that PyTorch sees; the kernels are not used"
+    for index in range(torch.cuda.device_count()):
+        chip = plan.chip(index)
+        table = f"{len(configs.shipped(chip))} layers in the package's table" if configs.shipped(chip) else (
+            "no table in the package: a rule decides; `sr-kernels tune` measures"
+        )  # fmt: skip
+        own = len(configs.tuned(plan.device_key(index)))
+        reads = "tensor descriptors" if plan.has_boxes(index) else "masked loads"
+        yield f"device {index}", f"{chip}, {reads}; {table}; {own} of your own"
+
+
 def _openmp() -> Lines:
     import torch
 
@@ -158,14 +182,22 @@ def _backends() -> Lines:
 
 
 def _self_checks() -> Lines:
+    from sr_kernels.backends import available_backends, cuda_check
+
+    report: dict[str, str] = {}
     if importlib.util.find_spec("sr_kernels._C") is None:
         yield "cpu", "no native kernels to check"
-        return
-    from sr_kernels.backends import available_backends, cuda_check, selfcheck
+    else:
+        from sr_kernels.backends import selfcheck
 
-    report = selfcheck.report()
-    if not available_backends()["cuda"]:
-        report = {**report, **cuda_check.report()}
+        report |= selfcheck.report()
+    backends = available_backends()
+    if not backends["cuda"]:
+        report |= cuda_check.report()
+    if not backends["triton"]:
+        from sr_kernels.backends.triton import selfcheck as triton_check
+
+        report |= triton_check.report()
     yield from report.items()
     failed = [name for name, result in report.items() if result != "passed"]
     if failed:
@@ -200,6 +232,7 @@ SECTIONS: tuple[tuple[str, Callable[[], Lines]], ...] = (
     ("GPU", _gpu),
     ("Native extension", _extension),
     ("CUDA kernels", _cuda),
+    ("Triton kernels", _triton),
     ("OpenMP", _openmp),
     ("Backends", _backends),
     ("Self-checks", _self_checks),

@@ -93,6 +93,12 @@ def shipped(chip: str) -> Mapping[str, Config]:
     return _parse(json.loads(file.read_text())) if file.is_file() else {}
 
 
+def chips() -> list[str]:
+    """Those that the package has tables for."""
+    found = resources.files(__package__).joinpath("tables").iterdir()
+    return sorted(file.name.removesuffix(".json") for file in found if file.name.endswith(".json"))
+
+
 def _parse(table: Mapping[str, Any]) -> dict[str, Config]:
     return {key: Config(**value) for key, value in table.items()}
 
