@@ -130,6 +130,13 @@ def with_format(y: Tensor, memory_format: torch.memory_format) -> Tensor:
     return y if y.stride() == strides else y.as_strided(y.shape, strides)
 
 
+def pixel_major(x: Tensor) -> Tensor:
+    """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class Backend:
     """One implementation of the op family. Every method gets validated arguments and returns a new tensor
     whose memory format is the input's (see `memory_format_of`), and calls `registry.record` with the name

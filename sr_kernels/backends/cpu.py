@@ -22,6 +22,7 @@ from sr_kernels.backends.base import (
     DenseBlockArgs,
     dense_strides,
     memory_format_of,
+    pixel_major,
     with_format,
 )
 from sr_kernels.backends.cpu_plan import ConvPlan
@@ -423,7 +424,7 @@ class _DenseBlock:
         if plans is None:
             plans = self.plans[isa] = self._plan(a, wide, y)
         x, bytes_each = wide.data_ptr(), wide.dtype.itemsize
-        residual = cpu_plan.pixel_major(a.residuals[0][0]) if a.residuals else None
+        residual = pixel_major(a.residuals[0][0]) if a.residuals else None
         into = [[x, x + end * bytes_each, 0, 0, 0] for end in self.ends[:-1]]
         into.append([x, y.data_ptr(), x, 0 if residual is None else residual.data_ptr(), 0])
         layers = zip(plans, a.weights, a.biases, strict=True)

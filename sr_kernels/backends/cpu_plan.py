@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sr_kernels import _C
 from sr_kernels.backends import cpu_pack
-from sr_kernels.backends.base import ConvArgs, dense_strides
+from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.cpu_pack import Kernel
 from sr_kernels.backends.phases import phases
 from sr_kernels.backends.registry import record
@@ -24,13 +24,6 @@ _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _STREAM = 8 << 20
 _SERIAL_FLOPS = 2_000_000  # below this, waking a second thread costs more than it saves
 _ALL_THREADS = 1 << 30
-
-
-def pixel_major(x: Tensor) -> Tensor:
-    """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class ConvPlan:

@@ -19,6 +19,7 @@ from sr_kernels.backends.base import (
     DenseBlockArgs,
     dense_strides,
     memory_format_of,
+    pixel_major,
     with_format,
 )
 from sr_kernels.backends.cuda_plan import (
@@ -27,7 +28,6 @@ from sr_kernels.backends.cuda_plan import (
     fits,
     is_thin,
     lay_out,
-    pixel_major,
     place,
 )
 from sr_kernels.backends.registry import record

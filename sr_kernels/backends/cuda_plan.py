@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_kernels.backends.base import ConvArgs
+from sr_kernels.backends.base import ConvArgs, pixel_major
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
@@ -99,13 +99,6 @@ _raw_stream: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRa
 def place(x: Tensor) -> tuple[int, int]:
     """(device, stream) of a launch on x."""
     return (x.device.index if x.is_cuda else 0), stream_of(x)
-
-
-def pixel_major(x: Tensor) -> Tensor:
-    """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def is_thin(x: Tensor) -> bool:

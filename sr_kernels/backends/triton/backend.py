@@ -20,6 +20,7 @@ from sr_kernels.backends.base import (
     DenseBlockArgs,
     dense_strides,
     memory_format_of,
+    pixel_major,
     with_format,
 )
 from sr_kernels.backends.registry import record
@@ -28,7 +29,7 @@ from sr_kernels.backends.triton.configs import power_of_two
 from sr_kernels.backends.triton.kernels import pointwise
 from sr_kernels.backends.triton.kernels.backward import activation_backward_kernel
 from sr_kernels.backends.triton.launch import INTERPRETED, device_of
-from sr_kernels.backends.triton.plan import ConvPlan, pixel_major
+from sr_kernels.backends.triton.plan import ConvPlan
 
 _BLOCK = 1024
 _PIXELS = 4096  # elements of a shuffle's program

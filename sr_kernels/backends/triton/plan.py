@@ -17,7 +17,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sr_kernels import config
-from sr_kernels.backends.base import ConvArgs, dense_strides
+from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import channel_order, phases, weights_of_phases
 from sr_kernels.backends.registry import record
@@ -31,13 +31,6 @@ _WINDOW_INPUTS = 8  # up to so many, taps and channels together are the inner di
 _COLUMNS = 16  # of a product, at least
 _MANY_TAPS = 25
 _INT32 = 2**31 - 1
-
-
-def pixel_major(x: Tensor) -> Tensor:
-    """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def strides(x: Tensor) -> tuple[int, int, int]:

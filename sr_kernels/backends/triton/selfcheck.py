@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sr_kernels.backends import selfcheck
-from sr_kernels.backends.base import ConvArgs, dense_strides
+from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.triton import configs, plan
 from sr_kernels.backends.triton.launch import INTERPRETED
 
@@ -110,7 +110,7 @@ def check(device: torch.device, load: str) -> str:
     y = y.as_strided(shape, dense_strides(shape, torch.channels_last))
     # a whole output is off by half a unit in the last place, its sums in float32 by far less
     c = configs.default(plan.layer_of(a, load))
-    plan.ConvPlan(a, y, load, c).launch(a, plan.pixel_major(a.input), y)
+    plan.ConvPlan(a, y, load, c).launch(a, pixel_major(a.input), y)
     found = y[0].permute(1, 2, 0).double().cpu().numpy()
     bound = 2.0**-10 * np.abs(truth) + 2.0**-12
     error = np.abs(found - truth)
