@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sr_kernels import reference
-from sr_kernels.backends import cuda_plan, selfcheck
+from sr_kernels.backends import cuda_plan, gpu_driver, selfcheck
 from sr_kernels.backends.base import ConvArgs, dense_strides
 
 _lock = threading.RLock()
@@ -72,8 +72,7 @@ def _name(index: int) -> str:
     if index < 0:
         return "emulated"
     major, minor = torch.cuda.get_device_capability(index)
-    driver = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else "unknown"
-    return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {driver}"
+    return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {gpu_driver.version()}"
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sr_kernels import config
+from sr_kernels.backends import gpu_driver
 from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import channel_order, phases, weights_of_phases
@@ -54,8 +55,8 @@ def device_key(index: int) -> str:
     """What the user's table is kept under: another driver or triton may want another choice."""
     if INTERPRETED:
         return "interpreter"
-    driver = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else "unknown"
-    return f"{torch.cuda.get_device_name(index)} | {driver} | triton {triton.__version__}"
+    name = torch.cuda.get_device_name(index)
+    return f"{name} | driver {gpu_driver.version()} | triton {triton.__version__}"
 
 
 def has_boxes(index: int) -> bool:
