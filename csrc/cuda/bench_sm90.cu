@@ -3,7 +3,7 @@
 // Checks and times the Hopper convolution without PyTorch, against a plain kernel that sums in double
 // precision.
 //   nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc csrc/cuda/bench_sm90.cu -o bench
-//   ./bench check | time [resident | streamed | stacked | tail], or once | chain | dissect | a variant's name
+//   ./bench (check | time) [resident | streamed | stacked | tail] | once
 // With -DSRK_PROFILE, times are followed by where the clocks of a thread block go.
 #include <cmath>
 #include <cstdio>
@@ -409,87 +409,6 @@ const Case kTimes[] = {
     {"64->64 256x256", 1, 256, 256, 64, 64, 1, kRelu, 0, 0},
 };
 
-// A kernel of choice: `ahead` and `residuals_ahead` allow fetching into the second-level cache; without
-// `stores` the epilogue neither loads nor stores.
-template <sm90::Weights kWeights, sm90::Tiling kTiling, sm90::Turns kTurns, int kStack>
-Launch variant(bool ahead = true, bool residuals_ahead = true, bool stores = true, bool overlap = true) {
-    using C = sm90::Config<kWeights, kTiling, kTurns, sm90::kVector, kStack>;
-    return [=](const ConvParams& p, cudaStream_t stream) {
-        int multiprocessors;
-        CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
-        sm90::Plan plan = sm90::make_plan<C>(p, multiprocessors);
-        plan.ahead &= ahead;
-        plan.overlap &= overlap;
-        plan.res1_ahead &= residuals_ahead;
-        plan.res2_ahead &= residuals_ahead;
-        ConvParams q = p;
-        if (!stores) q.co = 0;
-        return sm90::start<__half, C>(q, plan, stream);
-    };
-}
-
-// What limits 64->64: the same number of tiles from pictures that overlap and so stay in the cache, and
-// without stores.
-void dissect() {
-    using namespace sm90;
-    for (int residuals : {0, 1}) {
-        Problem<__half> far({residuals ? "64->64 prelu+res" : "64->64 relu", 1, 720, 1280, 64, 64, 1,
-                             residuals ? kPrelu : kRelu, residuals, 0});
-        far.time(variant<kResident, kHalves, kInTurn, 1>(), "");
-        far.time(variant<kResident, kHalves, kInTurn, 1>(false), "x not ahead");
-        if (residuals) far.time(variant<kResident, kHalves, kInTurn, 1>(false, false), "nothing ahead");
-        if (!residuals) far.time(variant<kResident, kHalves, kInTurn, 1>(true, false, false), "no stores");
-        if (!residuals)
-            far.time(variant<kResident, kHalves, kFree, 1>(true, false, false), "no stores, free");
-        Problem<__half> near(
-            {"14 of 256x256 in cache", 1, 258, 256, 64, 64, 1, residuals ? kPrelu : kRelu, residuals, 0});
-        near.p.h = near.p.oh = 256;
-        near.p.n = 14;
-        near.p.x.sn = near.p.y.sn = near.p.res1.sn = 8;
-        near.time(variant<kResident, kHalves, kInTurn, 1>(), "");
-        near.time(variant<kResident, kHalves, kInTurn, 1>(false), "x not ahead");
-        if (!residuals) near.time(variant<kResident, kHalves, kInTurn, 1>(true, false, false), "no stores");
-    }
-    Problem<__half> growth({"160->32 leaky", 1, 720, 1280, 160, 32, 1, kLeakyRelu, 0, 0});
-    growth.time(variant<kResident, kOwn, kInTurn, 2>(), "");
-    growth.time(variant<kResident, kOwn, kInTurn, 2>(false), "x not ahead");
-    growth.time(variant<kResident, kOwn, kInTurn, 2>(true, false, false), "no stores");
-    growth.time(variant<kResident, kOwn, kFree, 2>(), "free");
-    Problem<__half> last({"192->64 2 res", 1, 720, 1280, 192, 64, 1, kNone, 2, 0});
-    last.time(variant<kStreamed, kHalves, kFree, 1>(), "");
-    last.time(variant<kStreamed, kHalves, kFree, 1>(false), "x not ahead");
-    last.time(variant<kStreamed, kHalves, kFree, 1>(false, false), "nothing ahead");
-}
-
-// Sixteen layers in a CUDA graph, from one buffer to the other and back.
-void chain(int h, int w, const Launch& launch, const char* label) {
-    Problem<__half> problem({"16 x 64->64 relu, graph", 1, h, w, 64, 64, 1, kRelu, 0, 0});
-    ConvParams back = problem.p;
-    std::swap(back.x, back.y);
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t layers;
-    CHECK(cudaStreamCreate(&stream));
-    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < 16; ++i) CHECK(launch(i % 2 ? back : problem.p, stream));
-    CHECK(cudaStreamEndCapture(stream, &graph));
-    CHECK(cudaGraphInstantiate(&layers, graph, 0));
-    problem.time([&](const ConvParams&, cudaStream_t to) { return cudaGraphLaunch(layers, to); }, label);
-}
-
-void chains() {
-    using namespace sm90;
-    const auto alone = variant<kResident, kHalves, kInTurn, 1>(true, true, true, false);
-    for (int small : {0, 1}) {
-        const int h = small ? 256 : 720, w = small ? 256 : 1280;
-        Problem<__half> problem({"64->64 relu", 1, h, w, 64, 64, 1, kRelu, 0, 0});
-        problem.time(conv2d_sm90, "one layer, overlapping");
-        problem.time(alone, "one layer, alone");
-        chain(h, w, conv2d_sm90, "of one layer, overlapping");
-        chain(h, w, alone, "of one layer, alone");
-    }
-}
-
 bool chosen(const Case& c, const char* group) {
     const char* own = c.co <= 32 ? "stacked" : c.ci > 64 ? "streamed" : "resident";
     return !group || !std::strcmp(group, own);
@@ -517,31 +436,5 @@ int main(int argc, char** argv) {
         return 0;
     }
     if (!std::strcmp(what, "once")) return !run(kTimes[0], conv2d_sm90, true, false);
-    if (!std::strcmp(what, "dissect")) return dissect(), 0;
-    if (!std::strcmp(what, "chain")) return chains(), 0;
-    using namespace sm90;
-    const struct {
-        const char* name;
-        Launch launch;
-        int co;
-    } variants[] = {{"halves-turns", variant<kResident, kHalves, kInTurn, 1>(), 64},
-                    {"halves-free", variant<kResident, kHalves, kFree, 1>(), 64},
-                    {"stacked-halves", variant<kResident, kHalves, kInTurn, 2>(), 32},
-                    {"stacked-own", variant<kResident, kOwn, kInTurn, 2>(), 32}};
-    for (const auto& v : variants)
-        if (!std::strcmp(what, v.name)) {
-            std::printf("%s\n", what);
-            bool good = true;
-            for (const auto& list : {std::begin(kChecks), std::begin(kTimes)}) {
-                const Case* end = list == kChecks ? std::end(kChecks) : std::end(kTimes);
-                for (const Case* c = list; c != end; ++c)
-                    if (c->ci == 64 && c->co == v.co && c->shuffle == 1 && !c->slice && c->dtype == kFloat16)
-                        good &= run(*c, v.launch, list == kChecks, list != kChecks);
-            }
-            return !good;
-        }
-    std::printf(
-        "usage: bench (check | time) [resident | streamed | stacked | tail] | once | chain | dissect");
-    for (const auto& v : variants) std::printf(" | %s", v.name);
-    return std::printf("\n"), 1;
+    return std::printf("usage: bench (check | time) [resident | streamed | stacked | tail] | once\n"), 1;
 }

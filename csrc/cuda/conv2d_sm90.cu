@@ -83,38 +83,22 @@ Plan make_plan(const ConvParams& p, int multiprocessors) {
     plan.lanes = std::min(plan.tiles, std::max(1, multiprocessors / plan.blocks));
     plan.weight_bytes = (C::kWeights == kResident ? plan.chunks : 1) * 3 * C::kSlotPitch + C::kSlotOffset;
     plan.stages = std::min<int>(kMaxStages, (kMaxShared - 1024 - plan.weight_bytes) / C::kStageBytes);
-    plan.ahead = plan.overlap = true;
-    plan.res1_ahead = p.res1.data && p.step == 1 && copyable(p.res1, p, p.oh, p.ow);
-    plan.res2_ahead = p.res2.data && p.step == 1 && copyable(p.res2, p, p.oh, p.ow);
     return plan;
 }
 
 template <typename T, class C>
 cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
-    Maps maps;
-    cudaError_t e = encode_view(maps.x, p.x, p, p.h, p.w, p.ci, kChannels, C::kHaloX, C::kHaloY,
-                                CU_TENSOR_MAP_SWIZZLE_128B);
-    for (int i = 0; i < 2 && e == cudaSuccess; ++i)
-        if (i ? plan.res2_ahead : plan.res1_ahead)
-            e = encode_view(i ? maps.res2 : maps.res1, i ? p.res2 : p.res1, p, p.oh, p.ow, p.co, C::kBlock,
-                            C::kTileX, C::kTileY, CU_TENSOR_MAP_SWIZZLE_NONE);
+    CUtensorMap map;
+    cudaError_t e =
+        encode_view(map, p.x, p, p.h, p.w, p.ci, kChannels, C::kHaloX, C::kHaloY, CU_TENSOR_MAP_SWIZZLE_128B);
     const uint32_t shared = 1024 + plan.weight_bytes + plan.stages * C::kStageBytes;
     const auto kernel = conv3x3<T, C>;
     if (e == cudaSuccess)
         e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared));
     if (e != cudaSuccess) return e;
-    cudaLaunchAttribute overlap;  // the start with the end of the kernel before
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = plan.overlap;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(plan.lanes * plan.blocks);
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = shared;
-    config.stream = stream;
-    config.attrs = &overlap;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, kernel, maps, p, plan);
+    kernel<<<plan.lanes * plan.blocks, kThreads, shared, stream>>>(map, p, plan);
+    return cudaGetLastError();
 }
 
 template <typename T, class C>

@@ -68,6 +68,9 @@ struct Config {
 
     static_assert(kStageBytes - kHaloBytes >= (2 * kMaxStages + 6) * sizeof(uint64_t));  // barriers
     static_assert(stack == 1 || weights == kResident);
+    // A barrier's parity tells one use of a stage from the next, not from the one after that: who skips the
+    // other warpgroup's tiles may wait for its own only once those have come, which its turn says.
+    static_assert(tiling == kHalves || turns == kInTurn);
 };
 
 // Row of an operand that computes output channel `row_channel(row)` of its block. Rows 2t, 2t+1, 8+2t and
@@ -87,14 +90,6 @@ struct Plan {
     int tiles_x, tiles_y, tiles, blocks, chunks, stages;
     int lanes;              // thread blocks that share the tiles
     uint32_t weight_bytes;  // in shared memory
-    // Whose tiles are fetched into the second-level cache before their use: x, residuals.
-    int ahead, res1_ahead, res2_ahead;
-    int overlap;  // the start with the end of the kernel before
-};
-
-// Pixels of x by tiles with halo, of the residuals by tiles.
-struct Maps {
-    CUtensorMap x, res1, res2;
 };
 
 // Where a tile starts: image and conv pixel.
@@ -418,7 +413,7 @@ struct Walkway {
 };
 
 template <class C>
-__device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan& plan, int block,
+__device__ inline void produce(const CUtensorMap& map, const ConvParams& p, const Plan& plan, int block,
                                uint32_t weights, uint32_t tiles, Barriers barriers) {
     constexpr uint32_t kChunkBytes = 3 * C::kSlotBytes;
     const auto* packed = static_cast<const uint8_t*>(static_cast<const void*>(p.weight)) +
@@ -428,13 +423,13 @@ __device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan
     Ring ring;
     int step = 0;  // chunks of tiles so far
     for (int tile = walk.first; tile < plan.tiles; tile += walk.stride) {
-        const Corner at = corner<C>(plan, tile), next = corner<C>(plan, tile + walk.stride);
+        const Corner at = corner<C>(plan, tile);
         for (int chunk = 0; chunk < plan.chunks; ++chunk, ++step, ring.next(plan.stages)) {
             const uint32_t full = barriers.tile_full(ring.stage);
             mbarrier_wait(barriers.tile_empty(ring.stage), ring.parity ^ 1);
             mbarrier_expect(full, C::kHaloBytes);
-            tensor_copy(tiles + ring.stage * C::kStageBytes, &maps.x, chunk * kChannels, at.x - left,
-                        at.y - top, at.n, full);
+            tensor_copy(tiles + ring.stage * C::kStageBytes, &map, chunk * kChannels, at.x - left, at.y - top,
+                        at.n, full);
             if (C::kWeights == kResident && step == 0) {
                 const uint32_t bytes = plan.chunks * kChunkBytes;
                 mbarrier_expect(barriers.slot_full(0), bytes);
@@ -442,14 +437,6 @@ __device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan
                     bulk_copy(weights + i / C::kSlotBytes * C::kSlotPitch + C::kSlotOffset, packed + i,
                               C::kSlotBytes, barriers.slot_full(0));
             }
-            if (plan.ahead && chunk + 1 < plan.chunks)
-                tensor_prefetch(&maps.x, (chunk + 1) * kChannels, at.x - left, at.y - top, at.n);
-            if (plan.ahead && chunk + 1 == plan.chunks && tile + walk.stride < plan.tiles)
-                tensor_prefetch(&maps.x, 0, next.x - left, next.y - top, next.n);
-            if (plan.res1_ahead && chunk == 0)
-                tensor_prefetch(&maps.res1, block * C::kBlock, at.x, at.y, at.n);
-            if (plan.res2_ahead && chunk == 0)
-                tensor_prefetch(&maps.res2, block * C::kBlock, at.x, at.y, at.n);
             if constexpr (C::kWeights == kStreamed) {
                 for (int slot = 0; slot < 3; ++slot) {
                     mbarrier_wait(barriers.slot_empty(slot), (step & 1) ^ 1);
@@ -531,7 +518,7 @@ __device__ inline void consume(const ConvParams& p, const Plan& plan, int block,
 
 template <typename T, class C>
 __global__ void __launch_bounds__(kThreads, 1)
-    conv3x3(const __grid_constant__ Maps maps, const __grid_constant__ ConvParams p,
+    conv3x3(const __grid_constant__ CUtensorMap map, const __grid_constant__ ConvParams p,
             const __grid_constant__ Plan plan) {
     extern __shared__ uint8_t shared[];
     const uint32_t weights = (shared_address(shared) + 1023) & ~1023u;
@@ -558,15 +545,13 @@ __global__ void __launch_bounds__(kThreads, 1)
             zeros[i / kUnits * (C::kSlotPitch / sizeof(uint4)) + i % kUnits] = make_uint4(0, 0, 0, 0);
         fence_async_proxy();
     }
-    launch_dependents();
     __syncthreads();
-    wait_dependencies();
 
     if (warp >= kConsumers / 32) {
         registers_release<kProducerRegisters>();
         if (threadIdx.x == kConsumers) {
-            prefetch_map(&maps.x);
-            produce<C>(maps, p, plan, block, weights, tiles, barriers);
+            prefetch_map(&map);
+            produce<C>(map, p, plan, block, weights, tiles, barriers);
         }
     } else {
         registers_request<kConsumerRegisters>();

@@ -52,11 +52,6 @@ __device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
     }
 }
 
-// The next kernel of the stream may start where this one leaves room; and waits for all that this one has
-// written.
-__device__ inline void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ inline void wait_dependencies() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 // A warpgroup gives up or asks for registers: `kCount` of each thread afterwards, a multiple of 8.
 template <int kCount>
 __device__ inline void registers_release() {
@@ -104,13 +99,6 @@ __device__ inline void tensor_copy(uint32_t to, const CUtensorMap* map, int c0, 
         "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to),
         "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "r"(barrier)
         : "memory");
-}
-
-// Fetches a box into the second-level cache.
-__device__ inline void tensor_prefetch(const CUtensorMap* map, int c0, int c1, int c2, int c3) {
-    asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(c0),
-                 "r"(c1), "r"(c2), "r"(c3)
-                 : "memory");
 }
 
 // An 8x8 matrix of 16-bit elements, row lane/4, columns 2*(lane%4) and +1 in each thread, transposed.
