@@ -273,10 +273,11 @@ class BuildNative(build_ext):
         archs = cuda_archs()[0]
         nvcc = [find_nvcc(), *(["-ccbin", os.environ["CXX"]] if os.environ.get("CXX") else [])]
         version = subprocess.run([nvcc[0], "--version"], capture_output=True, text=True, check=True).stdout
-        tools = [*nvcc[1:], version, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
+        tools = [*nvcc[1:], version]
+        python = [pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
         include = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
         inputs = {*units, *(p for unit in units for p in included(unit))}
-        build_id = digest(inputs, *tools, *NVCC_FLAGS, *code_of(archs))[:16]
+        build_id = digest(inputs, *tools, *python, *NVCC_FLAGS, *code_of(archs))[:16]
         jobs = self.parallel or processes()
         workers = min(jobs, len(units))
         threads = max(1, min(len(archs), 2 * jobs // len(units)))
@@ -288,6 +289,7 @@ class BuildNative(build_ext):
                 names = {"MODULE": "_cuda", "BUILD_ID": f'"{build_id}"', "CUDA_ARCHS": f'"{" ".join(archs)}"'}
                 names |= {"SM90": "1"} if "90a" in archs else {}
                 own += [f"-DSRK_{name}={value}" for name, value in names.items()]
+            own_tools = [*tools, *(python if unit.name == "module.cpp" else [])]  # kernels know no Python
 
             def compiled(folder: str) -> str:
                 made = Path(folder) / f"{unit.stem}.o"
@@ -297,7 +299,7 @@ class BuildNative(build_ext):
                     raise CompileError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
                 return str(made)
 
-            return kept_object(unit, digest(included(unit), *tools, *own)[:24], compiled)
+            return kept_object(unit, digest(included(unit), *own_tools, *own)[:24], compiled)
 
         with ThreadPoolExecutor(workers) as pool:
             objects = [str(made) for made in pool.map(compile_unit, units)]
