@@ -3,13 +3,12 @@
 // Checks and times the Hopper convolution without PyTorch, against a plain kernel that sums in double
 // precision.
 //   nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc csrc/cuda/bench_sm90.cu -o bench
-//   ./bench (check | time) [resident | streamed | stacked | tail] | once
+//   ./bench (check | time) [resident | streamed | stacked | tail | staged] | versions
 // With -DSRK_PROFILE, times are followed by where the clocks of a thread block go.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <vector>
 
 #define SRK_BOUNDED_WAIT
@@ -27,7 +26,17 @@ using namespace srk;
         }                                                                                      \
     } while (0)
 
-using Launch = std::function<cudaError_t(const ConvParams&, cudaStream_t)>;
+// A kernel under test and how its weights are packed.
+struct Version {
+    const char* name;
+    const char* (*reason)(const ConvParams&);  // why it doesn't take a convolution
+    cudaError_t (*launch)(const ConvParams&, cudaStream_t);
+    bool tail = false;  // for few outputs
+    sm90::Path path = sm90::kStraight;
+};
+const Version kDirect{"straight", conv2d_sm90_reason, conv2d_sm90};
+const Version kByBuffer{"staged", conv2d_sm90_staged_reason, conv2d_sm90_staged, false, sm90::kStaged};
+const Version kFewOutputs{"tail", cuda::conv2d_tail_reason, cuda::conv2d_tail, true};
 
 struct Case {
     const char* name;
@@ -179,7 +188,7 @@ struct Problem {
     float *bias, *prelu;
     size_t y_count, guard = 4096, y_pixels;
     int y_channels;
-    bool tail;  // for the kernel of few outputs
+    Version version;
     Verdict* verdict;
 
     template <typename U>
@@ -195,10 +204,9 @@ struct Problem {
         return View{data, h * w * channels, w * channels, channels};
     }
 
-    const char* refusal() const { return tail ? cuda::conv2d_tail_reason(p) : conv2d_sm90_reason(p); }
-
     // Packed weights lie behind each other by block of outputs and chunk of inputs, zeros in what is padded.
     std::vector<uint16_t> pack(const std::vector<uint16_t>& w) const {
+        const bool tail = version.tail;
         const int stack = sm90::stacked_rows(p), rows = tail ? 4 : 64 / stack, depth = tail ? 32 : 64;
         const int blocks = (c.co + rows - 1) / rows, chunks = (c.ci + depth - 1) / depth;
         std::vector<uint16_t> image(size_t(blocks) * chunks * 9 * rows * depth + (tail ? 4096 : 0));
@@ -206,7 +214,7 @@ struct Problem {
             for (int tap = 0; tap < 9; ++tap)
                 for (int ci = 0; ci < c.ci; ++ci) {
                     const int block = q / rows, row = q % rows, k = ci % depth;
-                    const int channel = tail ? q : block * rows + sm90::row_channel(row);
+                    const int channel = tail ? q : block * rows + sm90::row_channel(row, version.path);
                     if (channel >= c.co) continue;
                     const size_t at = size_t(block * chunks + ci / depth) * 9 * rows * depth;
                     image[at + (tail ? (tap * rows + row) * depth + k
@@ -216,7 +224,7 @@ struct Problem {
         return image;
     }
 
-    explicit Problem(const Case& k, bool tail = false) : c(k), tail(tail) {
+    Problem(const Case& k, const Version& v) : c(k), version(v) {
         const int s = c.shuffle, oh = c.h + 2 * c.pad - 2, ow = c.w + 2 * c.pad - 2, wide_ci = c.ci + c.slice;
         y_channels = c.co / (s * s) + c.slice;
         x = random<T>(size_t(c.n) * c.h * c.w * wide_ci, 1, 1);
@@ -264,9 +272,10 @@ struct Problem {
             CHECK(cudaFree(d));
     }
 
-    bool check(const Launch& launch) {
-        if (const char* reason = refusal()) return std::printf("%-28s refused: %s\n", c.name, reason), false;
-        CHECK(launch(p, nullptr));
+    bool check() {
+        if (const char* reason = version.reason(p))
+            return std::printf("%-28s refused: %s\n", c.name, reason), false;
+        CHECK(version.launch(p, nullptr));
         CHECK(cudaDeviceSynchronize());
         const double unit = std::is_same_v<T, __half> ? 0x1p-11 : 0x1p-8;
         compare<<<2048, 256>>>(p, plain, unit, verdict);
@@ -287,8 +296,8 @@ struct Problem {
         return good;
     }
 
-    void time(const Launch& launch, const char* label = "") {
-        if (const char* reason = refusal()) {
+    void time() {
+        if (const char* reason = version.reason(p)) {
             std::printf("%-28s refused: %s\n", c.name, reason);
             return;
         }
@@ -299,7 +308,7 @@ struct Problem {
         std::vector<float> us;
         for (int r = -5; r < repeats; ++r) {
             CHECK(cudaEventRecord(begin));
-            for (int i = 0; i < batch; ++i) CHECK(launch(p, nullptr));
+            for (int i = 0; i < batch; ++i) CHECK(version.launch(p, nullptr));
             CHECK(cudaEventRecord(end));
             CHECK(cudaEventSynchronize(end));
             float ms;
@@ -314,23 +323,20 @@ struct Problem {
         const double bytes = 2 * pixels * (c.ci + c.co * (1 + c.residuals + (c.base == kBaseSame)));
         const double floor = std::max(flop / rate, bytes / bandwidth) * 1e6, median = us[us.size() / 2];
         std::printf("%-28s %8.1f us (%.1f to %.1f) %7.1f TFLOP/s  floor %6.1f us, %.2f of it %s\n", c.name,
-                    median, us[0], us.back(), flop / median * 1e-6, floor, floor / median, label);
+                    median, us[0], us.back(), flop / median * 1e-6, floor, floor / median, version.name);
         report();
         CHECK(cudaEventDestroy(begin));
         CHECK(cudaEventDestroy(end));
     }
 };
 
-bool run(const Case& c, const Launch& launch, bool check, bool time, bool tail = false) {
+bool run(const Case& c, const Version& version, bool check) {
     bool good = true;
-    const auto go = [&](auto&& problem) {
-        if (check) good = problem.check(launch);
-        if (time) problem.time(launch);
-    };
+    const auto go = [&](auto&& problem) { check ? void(good = problem.check()) : problem.time(); };
     if (c.dtype == kFloat16)
-        go(Problem<__half>(c, tail));
+        go(Problem<__half>(c, version));
     else
-        go(Problem<__nv_bfloat16>(c, tail));
+        go(Problem<__nv_bfloat16>(c, version));
     std::fflush(stdout);
     return good;
 }
@@ -347,6 +353,9 @@ const Case kChecks[] = {
     {"70x90 slices, after add", 1, 70, 90, 64, 64, 1, kRelu, 2, 0, 1, 64, kFloat16, 1},
     {"70x90 ci 48 sigmoid", 1, 70, 90, 48, 64, 1, kSigmoid, 0, 0},
     {"70x90 co 100", 1, 70, 90, 64, 100, 1, kRelu, 1, 0},
+    {"70x90 co 104", 2, 70, 90, 64, 104, 1, kRelu, 1, 0},
+    {"22x16 after add", 1, 22, 16, 64, 64, 1, kPrelu, 1, 0, 1, 0, kFloat16, 1},
+    {"23x9 ci 128 bf16 2 res", 3, 23, 9, 128, 64, 1, kSilu, 2, 0, 1, 0, kBFloat16},
     {"70x90 co 30, slice 8", 1, 70, 90, 64, 30, 1, kRelu, 1, 0, 1, 8},
     {"70x90 co 5", 1, 70, 90, 64, 5, 1, kNone, 0, 0},
     {"70x90 256 shuffle 2", 2, 70, 90, 64, 256, 2, kPrelu, 0, 0},
@@ -409,32 +418,36 @@ const Case kTimes[] = {
     {"64->64 256x256", 1, 256, 256, 64, 64, 1, kRelu, 0, 0},
 };
 
-bool chosen(const Case& c, const char* group) {
+bool takes(const Case& c, const char* group) {
+    if (group && !std::strcmp(group, "staged"))
+        return c.co > 32 && c.co % 8 == 0 && !c.base && (c.shuffle == 1 || c.co / c.shuffle % 64 == 0);
     const char* own = c.co <= 32 ? "stacked" : c.ci > 64 ? "streamed" : "resident";
     return !group || !std::strcmp(group, own);
 }
 
 int main(int argc, char** argv) {
     const char *what = argc > 1 ? argv[1] : "", *group = argc > 2 ? argv[2] : nullptr;
-    if (group && !std::strcmp(group, "tail")) {
-        const bool check = !std::strcmp(what, "check");
-        bool good = true;
-        for (const auto* c = check ? std::begin(kTailChecks) : std::begin(kTailTimes);
-             c != (check ? std::end(kTailChecks) : std::end(kTailTimes)); ++c)
-            good &= run(*c, cuda::conv2d_tail, check, !check, true);
-        return !good;
-    }
-    if (!std::strcmp(what, "check")) {
-        int failed = 0;
-        for (const Case& c : kChecks)
-            if (chosen(c, group)) failed += !run(c, conv2d_sm90, true, false);
+    const bool check = !std::strcmp(what, "check"), tail = group && !std::strcmp(group, "tail");
+    const Version& version = tail                                     ? kFewOutputs
+                             : group && !std::strcmp(group, "staged") ? kByBuffer
+                                                                      : kDirect;
+    int failed = 0;
+    if (check || !std::strcmp(what, "time")) {
+        const std::vector<Case> checks(std::begin(kChecks), std::end(kChecks)),
+            times(std::begin(kTimes), std::end(kTimes)),
+            tail_checks(std::begin(kTailChecks), std::end(kTailChecks)),
+            tail_times(std::begin(kTailTimes), std::end(kTailTimes));
+        for (const Case& c : check ? (tail ? tail_checks : checks) : (tail ? tail_times : times))
+            if (tail || takes(c, group)) failed += !run(c, version, check);
         return failed != 0;
     }
-    if (!std::strcmp(what, "time")) {
+    if (!std::strcmp(what, "versions")) {
         for (const Case& c : kTimes)
-            if (chosen(c, group)) run(c, conv2d_sm90, false, true);
+            if (takes(c, "staged"))
+                for (const Version& v : {kDirect, kByBuffer, kDirect, kByBuffer}) run(c, v, false);
         return 0;
     }
-    if (!std::strcmp(what, "once")) return !run(kTimes[0], conv2d_sm90, true, false);
-    return std::printf("usage: bench (check | time) [resident | streamed | stacked | tail] | once\n"), 1;
+    return std::printf(
+               "usage: bench (check | time) [resident | streamed | stacked | tail | staged] | versions\n"),
+           1;
 }

@@ -3,6 +3,8 @@
 // Launcher of the Hopper convolution: which shapes it takes, tensor maps, grid.
 #include "cuda/conv2d_sm90.cuh"
 
+#include <array>
+
 namespace srk {
 namespace sm90 {
 namespace {
@@ -27,24 +29,35 @@ Encode encoder() {
     return encode;
 }
 
-// Boxes of `channels` x bx x by of a view of n pictures of h x w pixels.
-cudaError_t encode_view(CUtensorMap& map, const View& v, const ConvParams& p, int64_t h, int64_t w, int64_t c,
-                        int channels, int bx, int by, CUtensorMapSwizzle swizzle) {
+template <size_t kRank>
+cudaError_t encode(CUtensorMap& map, int32_t dtype, void* data, const std::array<int64_t, kRank>& extents,
+                   const std::array<int64_t, kRank - 1>& strides, const std::array<int, kRank>& box) {
     const Encode encode = encoder();
     if (!encode) return cudaErrorNotSupported;
-    const auto u = [](int64_t i) { return static_cast<cuuint64_t>(i); };
-    // The stride of a dimension of extent one is free; the copy engine still wants a sensible one.
-    const cuuint64_t sx = 2 * u(w > 1 ? v.sx : (c + 7) / 8 * 8), sy = h > 1 ? 2 * u(v.sy) : sx * u(w),
-                     sn = p.n > 1 ? 2 * u(v.sn) : sy * u(h);
-    const cuuint64_t dims[4] = {u(c), u(w), u(h), u(p.n)}, strides[3] = {sx, sy, sn};
-    const cuuint32_t box[4] = {static_cast<cuuint32_t>(channels), static_cast<cuuint32_t>(bx),
-                               static_cast<cuuint32_t>(by), 1};
-    const cuuint32_t ones[4] = {1, 1, 1, 1};
-    const CUresult r =
-        encode(&map, p.dtype == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-               4, v.data, dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    cuuint64_t dims[kRank], pitches[kRank - 1];
+    cuuint32_t sides[kRank], ones[kRank];
+    for (size_t i = 0; i < kRank; ++i) {
+        dims[i] = static_cast<cuuint64_t>(extents[i]);
+        sides[i] = static_cast<cuuint32_t>(box[i]), ones[i] = 1;
+        if (i == 0) continue;
+        // The stride of a dimension of extent one is free; the copy engine still wants a sensible one.
+        const cuuint64_t sensible = i > 1 ? pitches[i - 2] * dims[i - 1] : (2 * dims[0] + 15) / 16 * 16;
+        pitches[i - 1] = extents[i] > 1 ? 2 * static_cast<cuuint64_t>(strides[i - 1]) : sensible;
+    }
+    const CUresult r = encode(
+        &map, dtype == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank,
+        data, dims, pitches, sides, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// The conv pixels' positions in y or, with shuffle 1, a residual, as Maps says.
+template <class C>
+cudaError_t encode_staged(CUtensorMap& map, const View& v, const ConvParams& p, int64_t shuffle) {
+    const int64_t step = p.step * shuffle;
+    auto* data = static_cast<uint16_t*>(v.data) + shuffle * (p.phase_y * v.sy + p.phase_x * v.sx);
+    return encode<5>(map, p.dtype, data, {p.co / shuffle, p.ow, shuffle, p.oh, p.n},
+                     {step * v.sx, v.sy, step * v.sy, v.sn}, {kChannels, 8, 1, C::kTileY, 1});
 }
 
 // Whether the copy engine takes a view of h x w pixels.
@@ -82,22 +95,32 @@ Plan make_plan(const ConvParams& p, int multiprocessors) {
     plan.chunks = static_cast<int>((p.ci + kChannels - 1) / kChannels);
     plan.lanes = std::min(plan.tiles, std::max(1, multiprocessors / plan.blocks));
     plan.weight_bytes = (C::kWeights == kResident ? plan.chunks : 1) * 3 * C::kSlotPitch + C::kSlotOffset;
-    plan.stages = std::min<int>(kMaxStages, (kMaxShared - 1024 - plan.weight_bytes) / C::kStageBytes);
+    const uint32_t behind = C::kPath == kStaged ? 2 * C::kStagingBytes + kBarrierBytes : 0;
+    plan.stages =
+        std::min<int>(kMaxStages, (kMaxShared - 1024 - plan.weight_bytes - behind) / C::kStageBytes);
+    plan.staging = plan.weight_bytes + plan.stages * C::kStageBytes;
+    plan.barriers =
+        C::kPath == kStaged ? plan.staging + 2 * C::kStagingBytes : plan.weight_bytes + C::kHaloBytes;
+    plan.shared = 1024 + plan.staging + behind;
     return plan;
 }
 
 template <typename T, class C>
 cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
-    CUtensorMap map;
-    cudaError_t e =
-        encode_view(map, p.x, p, p.h, p.w, p.ci, kChannels, C::kHaloX, C::kHaloY, CU_TENSOR_MAP_SWIZZLE_128B);
-    const uint32_t shared = 1024 + plan.weight_bytes + plan.stages * C::kStageBytes;
+    Maps maps{};
+    cudaError_t e = encode<4>(maps.x, p.dtype, p.x.data, {p.ci, p.w, p.h, p.n}, {p.x.sx, p.x.sy, p.x.sn},
+                              {kChannels, C::kHaloX, C::kHaloY, 1});
+    if constexpr (C::kPath == kStaged) {
+        if (e == cudaSuccess) e = encode_staged<C>(maps.y, p.y, p, p.shuffle);
+        if (e == cudaSuccess && p.res1.data) e = encode_staged<C>(maps.res1, p.res1, p, 1);
+        if (e == cudaSuccess && p.res2.data) e = encode_staged<C>(maps.res2, p.res2, p, 1);
+    }
     const auto kernel = conv3x3<T, C>;
     if (e == cudaSuccess)
         e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared));
+                                 static_cast<int>(plan.shared));
     if (e != cudaSuccess) return e;
-    kernel<<<plan.lanes * plan.blocks, kThreads, shared, stream>>>(map, p, plan);
+    kernel<<<plan.lanes * plan.blocks, kThreads, plan.shared, stream>>>(maps, p, plan);
     return cudaGetLastError();
 }
 
@@ -123,6 +146,12 @@ cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
 template <typename T>
 cudaError_t launch(const ConvParams& p, cudaStream_t stream) {
     return access(p) == kVector ? launch<T, kVector>(p, stream) : launch<T, kScalar>(p, stream);
+}
+
+template <typename T>
+cudaError_t launch_staged(const ConvParams& p, cudaStream_t stream) {
+    return p.ci <= kChannels ? launch<T, Config<kResident, kHalves, kInTurn, kVector, 1, kStaged>>(p, stream)
+                             : launch<T, Config<kStreamed, kHalves, kFree, kVector, 1, kStaged>>(p, stream);
 }
 
 }  // namespace
@@ -160,6 +189,30 @@ cudaError_t conv2d_sm90(const ConvParams& p, cudaStream_t stream) {
     if (conv2d_sm90_reason(p)) return cudaErrorInvalidValue;
     if (p.n == 0 || p.oh == 0 || p.ow == 0 || p.co == 0) return cudaSuccess;
     return p.dtype == kFloat16 ? sm90::launch<__half>(p, stream) : sm90::launch<__nv_bfloat16>(p, stream);
+}
+
+// The same with results staged, rows of its weights in the order of channels.
+const char* conv2d_sm90_staged_reason(const ConvParams& p) {
+    using namespace sm90;
+    if (const char* reason = conv2d_sm90_reason(p)) return reason;
+    if (stacked_rows(p) == 2) return "at most 32 output channels";
+    if (p.base_mode != kBaseNone) return "there is a base";
+    const int64_t s = p.shuffle, positions = p.step * s;
+    if (s > 1 && (p.y.sx * s * s != p.co || p.co / s % kChannels))
+        return "a row of sub-pixels is not adjacent or no multiple of 64 channels";
+    const auto take = [&](const View& v, int64_t scale) {
+        return !v.data || copyable(v, p, p.oh * scale, p.ow * scale);
+    };
+    if (!take(p.y, positions) || !take(p.res1, p.step) || !take(p.res2, p.step))
+        return "output's or a residual's address or strides are not multiples of 16 bytes";
+    return nullptr;
+}
+
+cudaError_t conv2d_sm90_staged(const ConvParams& p, cudaStream_t stream) {
+    if (conv2d_sm90_staged_reason(p)) return cudaErrorInvalidValue;
+    if (p.n == 0 || p.oh == 0 || p.ow == 0 || p.co == 0) return cudaSuccess;
+    return p.dtype == kFloat16 ? sm90::launch_staged<__half>(p, stream)
+                               : sm90::launch_staged<__nv_bfloat16>(p, stream);
 }
 
 }  // namespace srk

@@ -16,18 +16,22 @@
 
 #include <algorithm>
 
+#include "cuda/conv2d_sm90_epilogue.cuh"
 #include "cuda/ptx_sm90.cuh"
 #include "params.h"
 
 namespace srk::sm90 {
 
-constexpr int kChannels = 64;  // of a block of outputs, and of a chunk of inputs
-constexpr uint32_t kPixelBytes = kChannels * 2;
 constexpr int kMaxStages = 4;            // tiles in shared memory
 constexpr uint32_t kMaxShared = 232448;  // of a block
+constexpr uint32_t kBarrierBytes = (2 * kMaxStages + 8) * sizeof(uint64_t);
 constexpr int kConsumers = 256, kThreads = kConsumers + 128;
 // Registers of a thread: a third of the file's share at the start, then the consumers' need.
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+
+// Whether results and residuals pass straight between registers and memory, or through buffers in shared
+// memory.
+enum Path { kStraight, kStaged };
 
 // Weights stay in shared memory or pass through it, chunk by chunk.
 enum Weights { kResident, kStreamed };
@@ -39,22 +43,24 @@ enum Tiling { kHalves, kOwn };
 // multiplies.
 enum Turns { kFree, kInTurn };
 
-// How a thread's four packed channels lie in every tensor of the epilogue: eight aligned bytes, or anywhere.
-enum Access { kVector, kScalar };
-
-template <Weights weights, Tiling tiling, Turns turns, Access access, int stack>
+template <Weights weights, Tiling tiling, Turns turns, Access access, int stack, Path path = kStraight>
 struct Config {
     static constexpr Weights kWeights = weights;
     static constexpr Tiling kTiling = tiling;
     static constexpr Turns kTurns = turns;
-    static constexpr Access kAccess = access;
+    static constexpr Access kAccess = access;  // of the straight path
+    static constexpr Path kPath = path;
     static constexpr int kStack = stack;              // picture rows in the weights' 64 rows: 1 or 2
     static constexpr int kBlock = kChannels / stack;  // output channels
-    // Two tiles of 16 x 32 beside the weights of 64 channels, or two of 8 x 28 beside stacked ones of 192.
-    static constexpr int kTileX = tiling == kHalves ? 16 : 8, kTileY = tiling == kHalves ? 32 : 28;
+    // Two tiles of 16 x 32 beside the weights of 64 channels, of 16 x 22 beside buffers of results too, or of
+    // 8 x 28 beside stacked weights of 192.
+    static constexpr int kTileX = tiling == kHalves ? 16 : 8;
+    static constexpr int kTileY = path == kStaged ? 22 : tiling == kHalves ? 32 : 28;
     static constexpr int kHaloX = kTileX + 2, kHaloY = kTileY + 2;
     static constexpr uint32_t kHaloBytes = kHaloX * kHaloY * kPixelBytes;
     static constexpr uint32_t kStageBytes = (kHaloBytes + 1023) / 1024 * 1024;
+    static constexpr uint32_t kStagingBytes =
+        path == kStaged ? 8 * kTileY * kPixelBytes : 0;         // a warpgroup's
     static constexpr int kReaders = tiling == kHalves ? 8 : 4;  // warps that read a tile
     static constexpr int kRows = kTileY / stack;  // groups of eight pixels: a warpgroup's columns
     static constexpr int kSums = 4 * kRows;       // of a thread
@@ -66,17 +72,18 @@ struct Config {
     static constexpr uint32_t kSlotOffset = (stack == 1 ? 0 : 1) * kTapBytes;
     static constexpr bool kOneChunk = weights == kResident && tiling == kHalves;
 
-    static_assert(kStageBytes - kHaloBytes >= (2 * kMaxStages + 6) * sizeof(uint64_t));  // barriers
+    static_assert(path == kStaged || kStageBytes - kHaloBytes >= kBarrierBytes);
+    static_assert(path == kStraight || (tiling == kHalves && stack == 1 && kStagingBytes % 1024 == 0));
     static_assert(stack == 1 || weights == kResident);
     // A barrier's parity tells one use of a stage from the next, not from the one after that: who skips the
     // other warpgroup's tiles may wait for its own only once those have come, which its turn says.
     static_assert(tiling == kHalves || turns == kInTurn);
 };
 
-// Row of an operand that computes output channel `row_channel(row)` of its block. Rows 2t, 2t+1, 8+2t and
-// 9+2t of sixteen are four adjacent channels: what a thread holds after two transposes.
-__host__ __device__ constexpr int row_channel(int row) {
-    return (row & ~15) + 4 * ((row & 7) >> 1) + (row & 1) + ((row & 8) >> 2);
+// Row of an operand that computes output channel `row_channel(row)` of its block. On the straight path rows
+// 2t, 2t+1, 8+2t and 9+2t of sixteen are four adjacent channels: what a thread holds after two transposes.
+__host__ __device__ constexpr int row_channel(int row, Path path = kStraight) {
+    return path == kStaged ? row : (row & ~15) + 4 * ((row & 7) >> 1) + (row & 1) + ((row & 8) >> 2);
 }
 
 // Packed weights: blocks of outputs, chunks of 64 inputs, then this index of tap (dy, dx), row, input
@@ -88,14 +95,12 @@ __host__ __device__ constexpr int weight_index(int stack, int dy, int dx, int ro
 
 struct Plan {
     int tiles_x, tiles_y, tiles, blocks, chunks, stages;
-    int lanes;              // thread blocks that share the tiles
-    uint32_t weight_bytes;  // in shared memory
+    int lanes;  // thread blocks that share the tiles
+    // Of shared memory: tiles lie behind the weights, then the results' buffers. Barriers fill a gap behind a
+    // tile if there is one.
+    uint32_t weight_bytes, staging, barriers, shared;
 };
 
-// Where a tile starts: image and conv pixel.
-struct Corner {
-    int n, y, x;
-};
 template <class C>
 __device__ inline Corner corner(const Plan& plan, int tile) {
     const int row = tile / plan.tiles_x;
@@ -135,224 +140,6 @@ class Profile {
 };
 #endif
 
-template <typename T>
-__device__ inline uint32_t pack(float low, float high) {
-    if constexpr (std::is_same_v<T, __half>) {
-        const __half2 v = __floats2half2_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(v);
-    } else {
-        const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(v);
-    }
-}
-
-template <typename T>
-__device__ inline float2 unpack(uint32_t v) {
-    if constexpr (std::is_same_v<T, __half>)
-        return __half22float2(reinterpret_cast<const __half2&>(v));
-    else
-        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(v));
-}
-
-// Four packed channels of one pixel column of a tensor, as one thread stores and loads them.
-template <typename T, Access kAccess>
-struct Quad {
-    T* first;           // of the tile's top row
-    int64_t row;        // to the thread's next row
-    int32_t offset[4];  // of the channels, from `first`
-    int count;          // channels that exist
-    int rows;           // of the tile inside the picture; none if the column lies outside
-
-    __device__ uint2 load(const T* p, bool inside) const {
-        if constexpr (kAccess == kVector) {
-            return inside ? *reinterpret_cast<const uint2*>(p) : make_uint2(0, 0);
-        } else {
-            uint32_t v[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                v[i] = inside && i < count ? *reinterpret_cast<const unsigned short*>(p + offset[i]) : 0;
-            return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
-        }
-    }
-
-    __device__ void store(T* p, bool inside, uint2 v) const {
-        if constexpr (kAccess == kVector) {
-            if (inside) *reinterpret_cast<uint2*>(p) = v;
-        } else {
-            const uint32_t words[2] = {v.x, v.y};
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                if (inside && i < count)
-                    *reinterpret_cast<unsigned short*>(p + offset[i]) =
-                        static_cast<unsigned short>(words[i / 2] >> 16 * (i % 2));
-        }
-    }
-};
-
-// A tile's column of a thread: image n, `rows` conv pixels (y, x), (y + stride, x).., packed channels q..q+3.
-struct Place {
-    int64_t n, y, x;
-    int q, co, rows, stride;
-};
-
-// Where packed channel q of conv pixel (0, 0) lies in a view.
-__host__ __device__ inline int64_t channel_offset(const View& v, int q, int co, int shuffle) {
-    const int group = co / (shuffle * shuffle), sub = q / group;
-    return (sub / shuffle) * v.sy + (sub % shuffle) * v.sx + q % group;
-}
-
-// `step`, `py`, `px`: conv pixel to position of the view; `shuffle`: packed channels to sub-pixels.
-template <typename T, Access kAccess>
-__device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step, int py, int px,
-                                        int shuffle) {
-    Quad<T, kAccess> r;
-    const int64_t first = channel_offset(v, at.q, at.co, shuffle);
-    if constexpr (kAccess == kScalar) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            r.offset[i] = static_cast<int32_t>(channel_offset(v, at.q + i, at.co, shuffle) - first);
-    }
-    r.count = min(max(at.co - at.q, 0), 4);
-    r.rows = r.count > 0 ? at.rows : 0;
-    r.row = v.sy * step * at.stride;
-    r.first =
-        static_cast<T*>(v.data) + at.n * v.sn + (at.y * step + py) * v.sy + (at.x * step + px) * v.sx + first;
-    return r;
-}
-
-// Walks down a tensor's rows, in a form that the compiler doesn't turn into one address a row: those would
-// fill the registers.
-template <typename T>
-struct Walk {
-    size_t address, pitch;  // in the global window
-
-    template <typename Q>
-    __device__ explicit Walk(const Q& q)
-        : address(__cvta_generic_to_global(q.first)), pitch(q.row * sizeof(T)) {}
-
-    __device__ T* at() const { return static_cast<T*>(__cvta_global_to_generic(address)); }
-    __device__ void next() {
-        address += pitch;
-        asm volatile("" : "+l"(address));
-    }
-};
-
-// acc += weight * tensor. Values come as (pixel, channel) and are transposed to the accumulators' (channel,
-// pixel).
-template <typename T, Access kAccess, int kSums>
-__device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, float weight) {
-    constexpr int kBatch = 16;  // loads in flight
-    Walk<T> walk(from);
-#pragma unroll
-    for (int y0 = 0; y0 < kSums / 4; y0 += kBatch) {
-        uint2 v[kBatch];
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i, walk.next()) v[i] = from.load(walk.at(), y0 + i < from.rows);
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            float* a = acc + 4 * (y0 + i);
-            const float2 top = unpack<T>(transpose8x8(v[i].x)), bottom = unpack<T>(transpose8x8(v[i].y));
-            a[0] = fmaf(weight, top.x, a[0]);
-            a[1] = fmaf(weight, top.y, a[1]);
-            a[2] = fmaf(weight, bottom.x, a[2]);
-            a[3] = fmaf(weight, bottom.y, a[3]);
-        }
-    }
-}
-
-// acc += base of one position a conv pixel, `colours` <= 4 channels. Lane pixel * colours + c loads channel c
-// of the warp's eight pixels, two rows in one word; the accumulators of each pixel and channel fetch it from
-// there.
-template <typename T, int kSums>
-__device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, const Place& at, int top,
-                                   int bottom) {
-    const int lane = threadIdx.x % 32, colours = at.co / (p.shuffle * p.shuffle), pixel = lane / colours;
-    const int64_t x = at.x - lane / 4 + pixel;
-    const int rows = pixel < 8 && x < p.ow ? (static_cast<int>(p.oh - at.y) + at.stride - 1) / at.stride : 0;
-    const auto* from = static_cast<const unsigned short*>(p.base.data) + at.n * p.base.sn + at.y * p.base.sy +
-                       x * p.base.sx + lane % colours;
-    const int64_t pitch = at.stride * p.base.sy;
-    const int first = 2 * (lane % 4) * colours;
-    const int lanes[4] = {first + top % colours, first + colours + top % colours, first + bottom % colours,
-                          first + colours + bottom % colours};
-#pragma unroll
-    for (int y = 0; y < kSums / 4; y += 2, from += 2 * pitch) {
-        const uint32_t even = y < rows ? from[0] : 0, odd = y + 1 < rows ? from[pitch] : 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float2 v = unpack<T>(__shfl_sync(~0u, even | odd << 16, lanes[i]));
-            acc[4 * y + i] += v.x;
-            acc[4 * y + 4 + i] += v.y;
-        }
-    }
-}
-
-template <typename T, Access kAccess, int kSums>
-__device__ inline void store(const float (&acc)[kSums], const Quad<T, kAccess>& to) {
-    Walk<T> walk(to);
-#pragma unroll
-    for (int y = 0; y < kSums / 4; ++y, walk.next()) {
-        const float* a = acc + 4 * y;
-        const uint32_t top = transpose8x8(pack<T>(a[0], a[1])), bottom = transpose8x8(pack<T>(a[2], a[3]));
-        to.store(walk.at(), y < to.rows, make_uint2(top, bottom));
-    }
-}
-
-template <int kSums, typename F>
-__device__ inline void each(float (&acc)[kSums], F f) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) acc[i] = f(acc[i], (i & 2) != 0);
-}
-
-__device__ inline float max_nan(float a, float b) {
-    float d;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
-    return d;
-}
-
-// Slopes are those of the thread's two output channels.
-template <int kSums>
-__device__ inline void activate(float (&acc)[kSums], int act, float top, float bottom) {
-    switch (act) {
-        case kRelu:
-            each(acc, [](float v, bool) { return max_nan(v, 0.f); });
-            break;
-        case kLeakyRelu:
-        case kPrelu:
-            each(acc, [=](float v, bool low) { return v < 0 ? (low ? bottom : top) * v : v; });
-            break;
-        case kSilu:
-            each(acc, [](float v, bool) { return __fdividef(v, 1 + __expf(-v)); });
-            break;
-        case kSigmoid:
-            each(acc, [](float v, bool) { return __fdividef(1.f, 1 + __expf(-v)); });
-            break;
-    }
-}
-
-// `top`, `bottom`: the thread's two output channels as accumulated.
-template <typename T, Access kAccess, int kSums>
-__device__ inline void epilogue(float (&acc)[kSums], const ConvParams& p, const Place& at, int top,
-                                int bottom) {
-    const float bias_top = p.bias[top], bias_bottom = p.bias[bottom];
-    float slope_top = p.slope, slope_bottom = p.slope;
-    if (p.act == kPrelu) slope_top = p.prelu[top], slope_bottom = p.prelu[bottom];
-    each(acc, [=](float v, bool low) { return v + (low ? bias_bottom : bias_top); });
-    if (!p.act_after_add) activate(acc, p.act, slope_top, slope_bottom);
-    if (p.scale != 1) each(acc, [&](float v, bool) { return v * p.scale; });
-    const int s = p.shuffle, out_step = p.step * s;
-#pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-        const View& v = i ? p.res2 : p.res1;
-        if (v.data) add(acc, quad<T, kAccess>(v, at, p.step, p.phase_y, p.phase_x, 1), i ? p.b2 : p.b1);
-    }
-    if (p.act_after_add) activate(acc, p.act, slope_top, slope_bottom);
-    if (p.base_mode == kBaseSame)
-        add(acc, quad<T, kAccess>(p.base, at, out_step, p.phase_y * s, p.phase_x * s, s), 1.f);
-    if (p.base_mode == kBaseNearest) add_nearest<T>(acc, p, at, top, bottom);
-    store(acc, quad<T, kAccess>(p.y, at, out_step, p.phase_y * s, p.phase_x * s, s));
-}
-
 // The barriers between the thread that orders copies and the warps that compute; addresses in shared memory.
 struct Barriers {
     uint32_t base;
@@ -360,6 +147,7 @@ struct Barriers {
     __device__ uint32_t tile_empty(int stage) const { return base + 8 * (kMaxStages + stage); }
     __device__ uint32_t slot_full(int slot) const { return base + 8 * (2 * kMaxStages + slot); }
     __device__ uint32_t slot_empty(int slot) const { return base + 8 * (2 * kMaxStages + 3 + slot); }
+    __device__ uint32_t staging_full(int group) const { return base + 8 * (2 * kMaxStages + 6 + group); }
 };
 
 // The stage of a chunk of a tile, and the parity of its use.
@@ -413,7 +201,7 @@ struct Walkway {
 };
 
 template <class C>
-__device__ inline void produce(const CUtensorMap& map, const ConvParams& p, const Plan& plan, int block,
+__device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan& plan, int block,
                                uint32_t weights, uint32_t tiles, Barriers barriers) {
     constexpr uint32_t kChunkBytes = 3 * C::kSlotBytes;
     const auto* packed = static_cast<const uint8_t*>(static_cast<const void*>(p.weight)) +
@@ -428,8 +216,8 @@ __device__ inline void produce(const CUtensorMap& map, const ConvParams& p, cons
             const uint32_t full = barriers.tile_full(ring.stage);
             mbarrier_wait(barriers.tile_empty(ring.stage), ring.parity ^ 1);
             mbarrier_expect(full, C::kHaloBytes);
-            tensor_copy(tiles + ring.stage * C::kStageBytes, &map, chunk * kChannels, at.x - left, at.y - top,
-                        at.n, full);
+            tensor_copy(tiles + ring.stage * C::kStageBytes, &maps.x, chunk * kChannels, at.x - left,
+                        at.y - top, at.n, full);
             if (C::kWeights == kResident && step == 0) {
                 const uint32_t bytes = plan.chunks * kChunkBytes;
                 mbarrier_expect(barriers.slot_full(0), bytes);
@@ -451,16 +239,27 @@ __device__ inline void produce(const CUtensorMap& map, const ConvParams& p, cons
 }
 
 template <typename T, class C>
-__device__ inline void consume(const ConvParams& p, const Plan& plan, int block, uint32_t weights,
-                               uint32_t tiles, Barriers barriers, int warp, int lane) {
+__device__ inline void consume(const Maps& maps, const ConvParams& p, const Plan& plan, int block,
+                               uint32_t weights, uint32_t tiles, Barriers barriers, int warp, int lane) {
     const int group = warp / 4, row = warp % 4 * 16;
     const int channel = block * C::kBlock + row % C::kBlock;  // of the warp's first row
-    const int top = channel + row_channel(lane / 4);
+    const int top = channel + row_channel(lane / 4, C::kPath);
+    const int bottom = channel + row_channel(lane / 4 + 8, C::kPath);
     const int column = C::kTiling == kHalves ? 8 * group : 0;  // of the tile
     const Walkway walk(plan);
     const int own = C::kTiling == kHalves ? 0 : group;  // tiles of the other warpgroup before the first one
     const int stride = C::kTiling == kHalves ? walk.stride : 2 * walk.stride;
     float acc[C::kSums] = {};
+    [[maybe_unused]] Staging<T> staging(maps, p, block * C::kBlock,
+                                        weights + plan.staging + group * C::kStagingBytes, C::kStagingBytes,
+                                        barriers.staging_full(group), 3 + group);
+    [[maybe_unused]] const Channel upper(p, top), lower(p, bottom);
+    const auto share = [&](int tile) {
+        Corner at = corner<C>(plan, tile);
+        at.x += column;
+        return at;
+    };
+    if (C::kPath == kStaged && walk.first < plan.tiles) staging.prepare(share(walk.first));
     if (C::kTurns == kInTurn && group == 1) named_arrive(1, kConsumers);
     if (C::kWeights == kResident) mbarrier_wait(barriers.slot_full(0), 0);
     Ring ring;
@@ -501,15 +300,20 @@ __device__ inline void consume(const ConvParams& p, const Plan& plan, int block,
             if constexpr (C::kWeights == kStreamed) mbarrier_arrive(barriers.slot_empty(2));
         }
         if constexpr (C::kTiling == kOwn) skip();
-        const Corner at = corner<C>(plan, tile);
-        const int x = at.x + column + lane / 4, y = at.y + row / C::kBlock,
-                  below = static_cast<int>(p.oh) - y;
-        const int rows = x < p.ow && below > 0 ? min(C::kRows, (below + C::kStack - 1) / C::kStack) : 0;
-        const int q = channel + 4 * (lane % 4);
-        epilogue<T, C::kAccess>(acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack}, top,
-                                top + 2);
+        const Corner at = share(tile);
+        if constexpr (C::kPath == kStaged) {
+            staging.finish(acc, at, upper, lower);
+            if (tile + stride < plan.tiles) staging.prepare(share(tile + stride));
+        } else {
+            const int x = at.x + lane / 4, y = at.y + row / C::kBlock, below = static_cast<int>(p.oh) - y;
+            const int rows = x < p.ow && below > 0 ? min(C::kRows, (below + C::kStack - 1) / C::kStack) : 0;
+            const int q = channel + 4 * (lane % 4);
+            epilogue<T, C::kAccess>(acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack},
+                                    top, bottom);
+        }
         SRK_MARK(kEpilogue);
     }
+    if constexpr (C::kPath == kStaged) staging.end();
 #ifdef SRK_PROFILE
     profile.end(group, threadIdx.x % 128);
 #endif
@@ -518,12 +322,12 @@ __device__ inline void consume(const ConvParams& p, const Plan& plan, int block,
 
 template <typename T, class C>
 __global__ void __launch_bounds__(kThreads, 1)
-    conv3x3(const __grid_constant__ CUtensorMap map, const __grid_constant__ ConvParams p,
+    conv3x3(const __grid_constant__ Maps maps, const __grid_constant__ ConvParams p,
             const __grid_constant__ Plan plan) {
     extern __shared__ uint8_t shared[];
     const uint32_t weights = (shared_address(shared) + 1023) & ~1023u;
     const uint32_t tiles = weights + plan.weight_bytes;
-    const Barriers barriers{tiles + C::kHaloBytes};  // between the first stage and the second
+    const Barriers barriers{weights + plan.barriers};
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int block = blockIdx.x % plan.blocks;
 
@@ -536,6 +340,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             mbarrier_init(barriers.slot_full(i), 1);
             mbarrier_init(barriers.slot_empty(i), kConsumers / 32);
         }
+        for (int i = 0; i < 2; ++i) mbarrier_init(barriers.staging_full(i), 1);
         fence_mbarrier_init();
     }
     if constexpr (C::kStack == 2) {  // zeros before, between and behind the slots
@@ -550,12 +355,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp >= kConsumers / 32) {
         registers_release<kProducerRegisters>();
         if (threadIdx.x == kConsumers) {
-            prefetch_map(&map);
-            produce<C>(map, p, plan, block, weights, tiles, barriers);
+            prefetch_map(&maps.x);
+            produce<C>(maps, p, plan, block, weights, tiles, barriers);
         }
     } else {
         registers_request<kConsumerRegisters>();
-        consume<T, C>(p, plan, block, weights, tiles, barriers, warp, lane);
+        consume<T, C>(maps, p, plan, block, weights, tiles, barriers, warp, lane);
     }
 }
 

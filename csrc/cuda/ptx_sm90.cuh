@@ -101,6 +101,32 @@ __device__ inline void tensor_copy(uint32_t to, const CUtensorMap* map, int c0, 
         : "memory");
 }
 
+// A box from shared memory to global memory; the copies that a thread has ordered until bulk_commit have read
+// their source after its bulk_wait_read.
+__device__ inline void tensor_store(const CUtensorMap* map, uint32_t from, int c0, int c1, int c2, int c3,
+                                    int c4) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
+        "r"(from), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+        : "memory");
+}
+__device__ inline void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ inline void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+// Four 8x8 matrices of 16-bit elements; lane 8i + r addresses row r of the i-th, 16 bytes. Transposed: each
+// thread holds rows 2*(lane%4) and +1, column lane/4.
+__device__ inline void load_matrices(uint32_t (&d)[4], uint32_t row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(row)
+                 : "memory");
+}
+__device__ inline void store_matrices(uint32_t row, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
 // An 8x8 matrix of 16-bit elements, row lane/4, columns 2*(lane%4) and +1 in each thread, transposed.
 __device__ inline uint32_t transpose8x8(uint32_t a) {
     uint32_t d;
@@ -150,6 +176,14 @@ __device__ inline void wgmma_wait() {
     "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
     "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
+#define SRK_REGS_88 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87"
+
 #define SRK_REGS_128 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
     "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, " \
@@ -179,6 +213,15 @@ __device__ inline void wgmma(float (&d)[128], uint64_t a_desc, uint64_t b_desc, 
     else
         SRK_WGMMA(256, "bf16", SRK_REGS_128, "%128", "%129", "%130", SRK_OUT_32(0), SRK_OUT_32(32),
                   SRK_OUT_32(64), SRK_OUT_32(96));
+}
+template <typename T>
+__device__ inline void wgmma(float (&d)[88], uint64_t a_desc, uint64_t b_desc, int accumulate) {
+    if constexpr (std::is_same_v<T, __half>)
+        SRK_WGMMA(176, "f16", SRK_REGS_88, "%88", "%89", "%90", SRK_OUT_32(0), SRK_OUT_32(32), SRK_OUT_8(64),
+                  SRK_OUT_8(72), SRK_OUT_8(80));
+    else
+        SRK_WGMMA(176, "bf16", SRK_REGS_88, "%88", "%89", "%90", SRK_OUT_32(0), SRK_OUT_32(32), SRK_OUT_8(64),
+                  SRK_OUT_8(72), SRK_OUT_8(80));
 }
 template <typename T>
 __device__ inline void wgmma(float (&d)[64], uint64_t a_desc, uint64_t b_desc, int accumulate) {
