@@ -37,6 +37,8 @@ inline void bind_params(pybind11::module_& m) {
         .def_readwrite("res1", &P::res1)
         .def_readwrite("res2", &P::res2)
         .def_readwrite("base", &P::base)
+        .def_readwrite("x2", &P::x2)
+        .def_readwrite("ci1", &P::ci1)
         .def("set_weights",
              [](P& p, uintptr_t weight, uintptr_t bias, uintptr_t prelu) {
                  p.weight = pointer<const float>(weight);

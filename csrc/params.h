@@ -26,10 +26,11 @@ struct View {
 // Packed channel q is the op's channel (q % (co/s^2))*s^2 + q / (co/s^2), s = shuffle: one store per sub-row.
 struct ConvParams {
     View x, y, res1, res2, base;
+    View x2;                    // where ci1 is not 0: the inputs from ci1 on, of another tensor of x's size
     const float* weight;        // packed for `kernel`
     const float* bias;          // packed order, padded with zeros to whole blocks; never null
     const float* prelu;         // as bias; null unless act == kPrelu
-    int64_t n, h, w, ci;        // x
+    int64_t n, h, w, ci, ci1;   // x; ci counts x2's channels too
     int64_t oh, ow, co;         // conv pixels of this phase
     int64_t pad_top, pad_left;  // negative: the first window starts inside x
     int64_t base_h, base_w;     // size of base where it is enlarged on the fly

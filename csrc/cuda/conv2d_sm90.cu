@@ -108,17 +108,21 @@ Plan make_plan(const ConvParams& p, int multiprocessors) {
 template <typename T, class C>
 cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
     Maps maps{};
-    cudaError_t e = encode<4>(maps.x, p.dtype, p.x.data, {p.ci, p.w, p.h, p.n}, {p.x.sx, p.x.sy, p.x.sn},
-                              {kChannels, C::kHaloX, C::kHaloY, 1});
+    const auto kernel = conv3x3<T, C>;
+    // First of all: it binds the device's context to the thread, which maps are made in.
+    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(plan.shared));
+    const auto encode_input = [&](CUtensorMap& map, const View& v, int64_t channels) {
+        return encode<4>(map, p.dtype, v.data, {channels, p.w, p.h, p.n}, {v.sx, v.sy, v.sn},
+                         {kChannels, C::kHaloX, C::kHaloY, 1});
+    };
+    if (e == cudaSuccess) e = encode_input(maps.x, p.x, p.ci1 ? p.ci1 : p.ci);
+    if (e == cudaSuccess && p.ci1) e = encode_input(maps.x2, p.x2, p.ci - p.ci1);
     if constexpr (C::kPath == kStaged) {
         if (e == cudaSuccess) e = encode_staged<C>(maps.y, p.y, p, p.shuffle);
         if (e == cudaSuccess && p.res1.data) e = encode_staged<C>(maps.res1, p.res1, p, 1);
         if (e == cudaSuccess && p.res2.data) e = encode_staged<C>(maps.res2, p.res2, p, 1);
     }
-    const auto kernel = conv3x3<T, C>;
-    if (e == cudaSuccess)
-        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(plan.shared));
     if (e != cudaSuccess) return e;
     kernel<<<plan.lanes * plan.blocks, kThreads, plan.shared, stream>>>(maps, p, plan);
     return cudaGetLastError();
@@ -166,7 +170,9 @@ const char* conv2d_sm90_reason(const ConvParams& p) {
     if (p.stride_y != 1 || p.stride_x != 1 || p.dilation_y != 1 || p.dilation_x != 1)
         return "stride or dilation is not 1";
     if (p.ci % 8) return "input channels are not a multiple of 8";
-    if (!copyable(p.x, p, p.h, p.w)) return "input's address or strides are not multiples of 16 bytes";
+    if (!copyable(p.x, p, p.h, p.w) || (p.ci1 && !copyable(p.x2, p, p.h, p.w)))
+        return "input's address or strides are not multiples of 16 bytes";
+    if (p.ci1 % kChannels) return "the first of two inputs is no multiple of 64 channels";
     if (stacked_rows(p) == 2 && p.ci > 3 * kChannels)
         return "more than 192 input channels for at most 32 outputs: their weights leave no room for tiles";
     if (p.act == kGelu || p.act == kTanh) return "activation is gelu or tanh";

@@ -207,6 +207,7 @@ __device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan
     const auto* packed = static_cast<const uint8_t*>(static_cast<const void*>(p.weight)) +
                          size_t(block) * plan.chunks * kChunkBytes;
     const int top = static_cast<int>(p.pad_top), left = static_cast<int>(p.pad_left);
+    const int own = p.ci1 ? static_cast<int>(p.ci1) / kChannels : plan.chunks;  // chunks of x, then x2's
     const Walkway walk(plan);
     Ring ring;
     int step = 0;  // chunks of tiles so far
@@ -216,8 +217,8 @@ __device__ inline void produce(const Maps& maps, const ConvParams& p, const Plan
             const uint32_t full = barriers.tile_full(ring.stage);
             mbarrier_wait(barriers.tile_empty(ring.stage), ring.parity ^ 1);
             mbarrier_expect(full, C::kHaloBytes);
-            tensor_copy(tiles + ring.stage * C::kStageBytes, &maps.x, chunk * kChannels, at.x - left,
-                        at.y - top, at.n, full);
+            tensor_copy(tiles + ring.stage * C::kStageBytes, chunk < own ? &maps.x : &maps.x2,
+                        (chunk < own ? chunk : chunk - own) * kChannels, at.x - left, at.y - top, at.n, full);
             if (C::kWeights == kResident && step == 0) {
                 const uint32_t bytes = plan.chunks * kChunkBytes;
                 mbarrier_expect(barriers.slot_full(0), bytes);

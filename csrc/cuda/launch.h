@@ -20,6 +20,9 @@ namespace srk {
 // The one of compute capability 9.0, where it is compiled (SRK_SM90); conv2d_sm90.cuh describes its weights.
 const char* conv2d_sm90_reason(const ConvParams& p);
 cudaError_t conv2d_sm90(const ConvParams& p, cudaStream_t stream);
+// The same with results, and residuals before, in shared memory, which the copy engine reads and writes.
+const char* conv2d_sm90_staged_reason(const ConvParams& p);
+cudaError_t conv2d_sm90_staged(const ConvParams& p, cudaStream_t stream);
 }  // namespace srk
 
 namespace srk::cuda {

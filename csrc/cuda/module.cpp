@@ -57,21 +57,28 @@ struct Kernel : srk::cuda::Conv2dKernel {
     cudaError_t (*launch)(const ConvParams&, cudaStream_t);
 };
 
+constexpr const char* kTwoInputs = "its inputs come from two tensors";
+
 const char* tail_reason(const ConvParams& p) {
+    if (p.ci1) return kTwoInputs;
     if (p.ci > 64 && p.ci <= 96) return "it reads four chunks of 32 inputs beyond 64, and there are three";
     return srk::cuda::conv2d_tail_reason(p);
 }
 
 #ifdef SRK_SM90
 // The Hopper kernel's variants, by outputs that share an operand and by chunks of inputs.
-template <bool stacked, bool wide>
+template <bool stacked, bool wide, bool staged = false>
 const char* sm90_reason(const ConvParams& p) {
     if (stacked != (p.co <= 32) || wide != (p.ci > 64))
         return "another variant of the kernel is for these channels";
     // The copy engine takes no dimension of stride 0.
-    if ((p.n > 1 && p.x.sn == 0) || (p.h > 1 && p.x.sy == 0) || (p.w > 1 && p.x.sx == 0))
-        return "input is expanded";
-    return srk::conv2d_sm90_reason(p);
+    const auto expanded = [&p](const srk::View& v) {
+        return (p.n > 1 && v.sn == 0) || (p.h > 1 && v.sy == 0) || (p.w > 1 && v.sx == 0);
+    };
+    if (expanded(p.x) || (p.ci1 && expanded(p.x2))) return "input is expanded";
+    if (staged && ((p.res1.data && expanded(p.res1)) || (p.res2.data && expanded(p.res2))))
+        return "a residual is expanded";
+    return staged ? srk::conv2d_sm90_staged_reason(p) : srk::conv2d_sm90_reason(p);
 }
 #endif
 
@@ -84,6 +91,10 @@ const std::vector<Kernel>& kernels() {
         made.push_back({{"conv2d_tail", 4, 32, true}, 0, tail_reason, srk::cuda::conv2d_tail});
 #ifdef SRK_SM90
         const auto sm90 = srk::conv2d_sm90;
+        const auto staged = srk::conv2d_sm90_staged;
+        made.push_back({{"conv2d_sm90/staged", 64, 64, false}, 90, sm90_reason<false, false, true>, staged});
+        made.push_back(
+            {{"conv2d_sm90/staged_wide", 64, 64, false}, 90, sm90_reason<false, true, true>, staged});
         made.push_back({{"conv2d_sm90/resident", 64, 64, false}, 90, sm90_reason<false, false>, sm90});
         made.push_back({{"conv2d_sm90/streamed", 64, 64, false}, 90, sm90_reason<false, true>, sm90});
         made.push_back({{"conv2d_sm90/stacked", 32, 64, false}, 90, sm90_reason<true, false>, sm90});
@@ -101,7 +112,7 @@ const Kernel* kernel_of(const ConvParams& p) {
 // Why p cannot run by its kernel; empty where it can.
 std::string refusal(const ConvParams& p) {
     const Kernel* kernel = kernel_of(p);
-    if (!kernel || !kernel->reason) return srk::cuda::conv2d_refusal(p);
+    if (!kernel || !kernel->reason) return p.ci1 ? kTwoInputs : srk::cuda::conv2d_refusal(p);
     const char* reason = kernel->reason(p);
     return reason ? reason : "";
 }
@@ -113,7 +124,7 @@ std::string described(const ConvParams& p) {
            ", kernel " + (kernel ? kernel->name : std::to_string(p.kernel));
 }
 
-using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, bias, prelu
+using Addresses = std::array<uintptr_t, 9>;  // x, y, res1, res2, base, x2, weight, bias, prelu
 
 ConvParams bound(const ConvParams& step, const Addresses& to) {
     ConvParams p = step;
@@ -122,9 +133,10 @@ ConvParams bound(const ConvParams& step, const Addresses& to) {
     p.res1.data = pointer<void>(to[2]);
     p.res2.data = pointer<void>(to[3]);
     p.base.data = pointer<void>(to[4]);
-    p.weight = pointer<const float>(to[5]);
-    p.bias = pointer<const float>(to[6]);
-    p.prelu = pointer<const float>(to[7]);
+    p.x2.data = pointer<void>(to[5]);
+    p.weight = pointer<const float>(to[6]);
+    p.bias = pointer<const float>(to[7]);
+    p.prelu = pointer<const float>(to[8]);
     return p;
 }
 

@@ -25,6 +25,7 @@ from sr_kernels.backends.base import (
 from sr_kernels.backends.cuda_plan import (
     ConvPlan,
     addresses,
+    aligned,
     fits,
     is_thin,
     lay_out,
@@ -122,7 +123,8 @@ class _Conv2d:
     def __call__(self, a: ConvArgs) -> Tensor:
         y = _empty(self.shape, self.strides, a.input)
         in_place = self.fits and (self.thin or a.input.data_ptr() % 16 == 0)
-        if self.copies or not in_place:
+        others = [r for r, _ in a.residuals] if a.base is None else [a.base, *(r for r, _ in a.residuals)]
+        if self.copies or not in_place or any(t.data_ptr() % 16 for t in others):
             a = _laid_out(a)
         plan = self.plans.get(in_place)
         if plan is None:
@@ -135,56 +137,85 @@ class _Conv2d:
 
 def _laid_out(a: ConvArgs) -> ConvArgs:
     """a, its tensors where the kernels can read them."""
-    residuals = [(pixel_major(residual), weight) for residual, weight in a.residuals]
-    base = None if a.base is None else pixel_major(a.base)
+    residuals = [(aligned(pixel_major(residual)), weight) for residual, weight in a.residuals]
+    base = None if a.base is None else aligned(pixel_major(a.base))
     return replace(a, input=lay_out(a.input), residuals=residuals, base=base)
 
 
 class _DenseBlock:
     """dense_block of arguments like the first: all its convolutions in one native call, each writing into its
-    channels of one wide buffer, so that nothing is concatenated."""
+    channels of one buffer, so that nothing is concatenated. The block's input is read where it lies; where a
+    layer's kernel cannot read two tensors, it is copied into the buffer's first channels."""
 
     def __init__(self, a: DenseBlockArgs) -> None:
         n, self.channels, h, w = a.input.shape
         widths = [weight.shape[0] for weight in a.weights[:-1]]
-        self.ends = [self.channels + sum(widths[:i]) for i in range(len(widths) + 1)]
-        self.wide_shape = n, self.ends[-1] + -self.ends[-1] % 8, h, w
-        self.wide_strides = dense_strides(self.wide_shape, torch.channels_last)
+        self.ends = [sum(widths[:i]) for i in range(len(widths) + 1)]  # of what has grown before each layer
+        self.shape, self.size = (n, h, w), a.input.element_size()
         self.strides = dense_strides(a.input.shape, torch.channels_last)
         self.format = memory_format_of(a.input)
         self.converts = dense_strides(a.input.shape, self.format) != self.strides
         self.plans: list[ConvPlan] = []
+        self.copies = False
 
-    def _plan(self, a: DenseBlockArgs, wide: Tensor, y: Tensor) -> list[ConvPlan]:
+    def _buffer(self, like: Tensor) -> Tensor:
+        """For what grows, behind the input's channels where these are copied."""
+        n, h, w = self.shape
+        count = self.ends[-1] + (self.channels if self.copies else 0)
+        shape = n, max(count + -count % 8, 8), h, w
+        return _empty(shape, dense_strides(shape, torch.channels_last), like)
+
+    def _plan(self, a: DenseBlockArgs, x: Tensor, buffer: Tensor, y: Tensor) -> list[ConvPlan]:
         left_out = cuda_check.left_out(y.device)
+        skip = self.channels if self.copies else 0
         plans = []
         for i, (weight, end) in enumerate(zip(a.weights, self.ends, strict=True)):
-            layer = ConvArgs(wide[:, :end], weight, padding=(weight.shape[2] // 2,) * 4)
+            second = buffer[:, :end] if end and not self.copies else None
+            own = buffer[:, : skip + end] if self.copies else x
+            layer = ConvArgs(own, weight, padding=(weight.shape[2] // 2,) * 4)
             if i < len(self.ends) - 1:
                 layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
-                into = wide[:, end : self.ends[i + 1]]
+                into = buffer[:, skip + end : skip + self.ends[i + 1]]
             else:
                 layer.scale, into = a.scale, y
-                residuals = [(pixel_major(residual), factor) for residual, factor in a.residuals]
-                layer.residuals = [(wide[:, : self.channels], a.input_scale), *residuals]
-            plans.append(ConvPlan(layer, into, left_out))
+                residuals = [(aligned(pixel_major(residual)), factor) for residual, factor in a.residuals]
+                layer.residuals = [(x, a.input_scale), *residuals]
+            plans.append(ConvPlan(layer, into, left_out, second))
         return plans
 
+    def _prepared(self, a: DenseBlockArgs, x: Tensor, y: Tensor) -> Tensor:
+        """The buffer, and the plans made if they are not yet."""
+        buffer = self._buffer(x)
+        if not self.plans:
+            try:
+                self.plans = self._plan(a, x, buffer, y)
+            except LookupError:
+                self.copies = True
+                buffer = self._buffer(x)
+                self.plans = self._plan(a, x, buffer, y)
+        return buffer
+
     def __call__(self, a: DenseBlockArgs) -> Tensor:
-        wide = _empty(self.wide_shape, self.wide_strides, a.input)
+        x = lay_out(a.input)
         y = _empty(a.input.shape, self.strides, a.input)
-        plans = self.plans = self.plans or self._plan(a, wide, y)
-        for plan in plans:
+        buffer = self._prepared(a, x, y)
+        for plan in self.plans:
             record(plan.name)
         if y.numel():
-            wide[:, : self.channels].copy_(a.input)
-            residual = pixel_major(a.residuals[0][0]) if a.residuals else None
-            x, size = wide.data_ptr(), wide.itemsize
-            pictures = [[x, x + end * size, 0, 0, 0] for end in self.ends[:-1]]
-            pictures.append([x, y.data_ptr(), x, 0 if residual is None else residual.data_ptr(), 0])
-            layers = zip(plans, a.weights, a.biases, strict=True)
+            grown = buffer.data_ptr()
+            own = x.data_ptr()
+            if self.copies:
+                buffer[:, : self.channels].copy_(x)
+                own, grown = grown, grown + self.channels * self.size
+            residual = aligned(pixel_major(a.residuals[0][0])) if a.residuals else None
+            pictures = [
+                [own, grown + end * self.size, 0, 0, 0, 0 if self.copies else grown] for end in self.ends[:-1]
+            ]
+            last = 0 if residual is None else residual.data_ptr()
+            pictures.append([own, y.data_ptr(), x.data_ptr(), last, 0, 0 if self.copies else grown])
+            layers = zip(self.plans, a.weights, a.biases, strict=True)
             packed = [plan.packed(weight, bias, None) for plan, weight, bias in layers]
-            steps = [step for plan in plans for step in plan.steps]
+            steps = [step for plan in self.plans for step in plan.steps]
             each = [addresses(*pair)[0] for pair in zip(pictures, packed, strict=True)]
             cuda_plan.native.conv2d_steps(*place(y), steps, each)
         return with_format(y, self.format) if self.converts else y

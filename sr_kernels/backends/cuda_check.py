@@ -125,8 +125,8 @@ class _Layer:
 
     ci: int
     co: int
-    base_mode: str = ""  # "": PReLU and a residual
-    shuffle: int = 2  # with a base
+    base_mode: str = ""  # "": PReLU and a residual; "none": a shuffle without a base
+    shuffle: int = 2  # where there is one
     samples: int = 1
     repeats: int = 1  # of the samples
 
@@ -147,12 +147,19 @@ def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_
     """Channels stored in runs of 8 bytes and one by one, and more tiles than multiprocessors, so that a block
     of threads computes several; what it computes first and next are of different samples."""
     chunks, stacked = kernel.name.endswith(("streamed", "wide")), kernel.channels == 32
+    if "staged" in kernel.name:
+        yield _Layer(136 if chunks else 48, 72, samples=3, repeats=_multiprocessors(device))
+        yield _Layer(152 if chunks else 64, 256, "none")
+        return
     ci = 136 if chunks else 48
     co = (24, 22, 12) if stacked else (72, 70, 48)
-    many = 1 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
-    yield _Layer(ci, co[0], samples=3, repeats=many)
+    yield _Layer(ci, co[0], samples=3, repeats=_multiprocessors(device))
     yield _Layer(ci + 16, co[1])
     yield _Layer(ci + 48 if chunks else 24, co[2], "nearest", 2 if stacked else 4)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return 1 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others: Sequence[str]) -> str:
@@ -169,7 +176,8 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     a = ConvArgs(picture(ci, h, w), weight, given(co), padding=(1, 1, 1, 1), scale=0.5)
     if layer.base_mode:
         a.activation, a.pixel_shuffle, a.base_mode = "silu", layer.shuffle, layer.base_mode
-        a.base = picture(co // layer.shuffle**2, h, w)
+        if layer.base_mode != "none":
+            a.base = picture(co // layer.shuffle**2, h, w)
     else:
         a.activation, a.prelu_weight = "prelu", given(co)
         a.residuals = [(picture(co, h, w), -1.5)]

@@ -34,6 +34,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _CURVES = ("silu", "gelu", "tanh", "sigmoid")
 _THIN = 4  # inputs that are gathered, see conv2d_gathers in csrc/cuda/conv2d_sm80.cu
+_ANYWHERE = 1 << 20
 _PIECE = 8  # elements of 16 bytes
 
 
@@ -126,6 +127,11 @@ def lay_out(x: Tensor) -> Tensor:
     return wide[:, :c].copy_(x)
 
 
+def aligned(x: Tensor) -> Tensor:
+    """x, or a copy of its strides that lies at a multiple of 16 bytes."""
+    return x if x.data_ptr() % 16 == 0 else x.new_empty_strided(x.shape, x.stride()).copy_(x)
+
+
 def _vector(x: Tensor | None, like: Tensor, co: int, kernel: Kernel, shuffle: int) -> Tensor:
     """Bias or PReLU weights (Co,) or (1,), float32, in packed order, padded with zeros to whole blocks, of
     the Hopper kernel's 64 rows too."""
@@ -143,22 +149,26 @@ def pack(w: Tensor, kernel: Kernel, gathers: bool, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the kernel's order, see csrc/cuda/launch.h."""
     w = channel_order(w, shuffle)
     if kernel.capability == 90:
-        return pack_sm90(w, kernel.channels)
+        return pack_sm90(w, kernel.channels, "staged" in kernel.name)
     w = w.permute(0, 2, 3, 1).flatten(1)[..., None] if gathers else w.flatten(2)  # (Co, k, taps)
     w = F.pad(w, (0, 0, 0, -w.shape[1] % kernel.depth, 0, -w.shape[0] % kernel.channels))
     w = w.unflatten(1, (-1, kernel.depth)).unflatten(0, (-1, kernel.channels))
     return w.permute(0, 2, 4, 1, 3).contiguous()
 
 
-def pack_sm90(w: Tensor, rows: int) -> Tensor:
+def pack_sm90(w: Tensor, rows: int, staged: bool) -> Tensor:
     """w (Co, Ci, 3, 3) in the order of blocks of `rows` outputs, chunks of 64 inputs, and in them of
     `weight_index` and `row_channel` of csrc/cuda/conv2d_sm90.cuh."""
     if rows == 32:  # stacked: columns of taps, from the last one up
         w = w.flip(2).transpose(2, 3)
     w = F.pad(w.flatten(2), (0, 0, 0, -w.shape[1] % 64, 0, -w.shape[0] % rows))
     # output: block, sixteen of it, then bits of row_channel; input: chunk, unit of eight, place in it
-    w = w.unflatten(1, (-1, 8, 8)).unflatten(0, (-1, rows // 16, 4, 2, 2))
-    w = w.permute(0, 5, 8, 1, 3, 2, 4, 6, 7).flatten(5, 6)  # block chunk tap sixteen half row%8 unit place
+    if staged:
+        w = w.unflatten(1, (-1, 8, 8)).unflatten(0, (-1, rows // 16, 2, 8))
+        w = w.permute(0, 4, 7, 1, 2, 3, 5, 6)  # block chunk tap sixteen half row%8 unit place
+    else:
+        w = w.unflatten(1, (-1, 8, 8)).unflatten(0, (-1, rows // 16, 4, 2, 2))
+        w = w.permute(0, 5, 8, 1, 3, 2, 4, 6, 7).flatten(5, 6)  # the same
     row = torch.arange(8, device=w.device)[:, None]
     return w[:, :, :, :, :, row, row.mT ^ row].contiguous()
 
@@ -166,16 +176,23 @@ def pack_sm90(w: Tensor, rows: int) -> Tensor:
 class ConvPlan:
     """A convolution but for its addresses: all that shapes, strides and numbers decide. Not written to."""
 
-    def __init__(self, a: ConvArgs, y: Tensor, left_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self, a: ConvArgs, y: Tensor, left_out: Sequence[str] = (), second: Tensor | None = None
+    ) -> None:
         """a: its input as laid out, residuals and base pixel-major; y: of the result's shape and strides.
-        left_out: names of kernels that must not be used."""
+        left_out: names of kernels that must not be used. second: has the inputs that follow a.input's.
+
+        Raises LookupError where no kernel reads two tensors of these shapes.
+        """
         co, ci, kh, kw = a.weight.shape
         left, _, top, _ = a.padding
         self.settings = a.pixel_shuffle, a.upsample, top, left
         parts = phases(kh, kw, a.upsample, top, left)
-        self.steps = [_step(a, y, phase) for phase in parts]
+        self.steps = [_step(a, y, phase, second) for phase in parts]
         able = [k for k in kernels_on(a.input.device) if k.name not in left_out]
         made_for = next((k for k in able if k.special and not self._refusals(k)), None)
+        if made_for is None and second is not None:
+            raise LookupError("no kernel reads two tensors of these shapes")
         self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
         inputs = ci * parts[0].kh * parts[0].kw if self.gathers[0] else ci
         self.kernel = made_for or choose(able, co, inputs, is_plain(a))
@@ -212,23 +229,25 @@ class ConvPlan:
         """Launches it on tensors like those that it was planned for."""
         pictures = [t.data_ptr() for t in (a.input, y, *(r for r, _ in a.residuals))]
         pictures += [0] * (4 - len(pictures))
-        pictures.append(0 if a.base is None else a.base.data_ptr())
+        pictures += [0 if a.base is None else a.base.data_ptr(), 0]
         packed = self.packed(a.weight, a.bias, a.prelu_weight)
         native.conv2d_steps(*place(y), self.steps, addresses(pictures, packed))
 
 
 def addresses(pictures: Sequence[int], packed: Sequence[Sequence[Tensor]]) -> list[list[int]]:
-    """Those of each step, in the order of csrc/cuda/module.cpp; pictures: x, y, two residuals, base."""
+    """Those of each step, in the order of csrc/cuda/module.cpp; pictures: x, y, two residuals, base, x2."""
     return [[*pictures, *(t.data_ptr() for t in step), *[0] * (3 - len(step))] for step in packed]
 
 
-def _step(a: ConvArgs, y: Tensor, phase: Phase) -> Any:
+def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:
     """The parameters of a phase, without addresses and kernel."""
     x = a.input
     oh, ow = a.conv_size()
     p = native.ConvParams()
     p.x, p.y = _view(x), _view(y)
-    p.set_input(x.shape[0], *x.shape[2:], x.shape[1])
+    p.set_input(x.shape[0], *x.shape[2:], a.weight.shape[1])
+    if second is not None:
+        p.x2, p.ci1 = _view(second), x.shape[1]
     weights = [0.0, 0.0]
     for i, (residual, weight) in enumerate(a.residuals):
         setattr(p, "res2" if i else "res1", _view(residual))
@@ -247,5 +266,6 @@ def _step(a: ConvArgs, y: Tensor, phase: Phase) -> Any:
 
 
 def _view(x: Tensor) -> Any:
+    """A view of x whose address only says that there is one, and how it is aligned."""
     sn, _, sy, sx = x.stride()
-    return native.View(0, sn, sy, sx)
+    return native.View(_ANYWHERE + x.data_ptr() % 16, sn, sy, sx)
