@@ -8,14 +8,14 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_kernels.backends.base import ConvArgs, pixel_major
+from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
@@ -190,24 +190,16 @@ class ConvPlan:
         parts = phases(kh, kw, a.upsample, top, left)
         self.steps = [_step(a, y, phase, second) for phase in parts]
         able = [k for k in kernels_on(a.input.device) if k.name not in left_out]
-        made_for = next((k for k in able if k.special and not self._refusals(k)), None)
+        made_for = _made_for(self.steps, able)
         if made_for is None and second is not None:
             raise LookupError("no kernel reads two tensors of these shapes")
         self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
         inputs = ci * parts[0].kh * parts[0].kw if self.gathers[0] else ci
         self.kernel = made_for or choose(able, co, inputs, is_plain(a))
         self.name = f"cuda/{self.kernel.name}"
-        self._set(self.kernel)
-        self._weights_key = "cuda weights", self.kernel, tuple(self.gathers), *self.settings
-
-    def _set(self, kernel: Kernel) -> None:
         for step in self.steps:
-            step.kernel = kernel.index
-
-    def _refusals(self, kernel: Kernel) -> list[str]:
-        """Why steps cannot run by the kernel."""
-        self._set(kernel)
-        return [reason for step in self.steps if (reason := native.conv2d_refusal(step))]
+            step.kernel = self.kernel.index
+        self._weights_key = "cuda weights", self.kernel, tuple(self.gathers), *self.settings
 
     def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> list[list[Tensor]]:
         """What each step reads beside pictures: weights, bias and, where it has any, PReLU's slopes."""
@@ -232,6 +224,36 @@ class ConvPlan:
         pictures += [0 if a.base is None else a.base.data_ptr(), 0]
         packed = self.packed(a.weight, a.bias, a.prelu_weight)
         native.conv2d_steps(*place(y), self.steps, addresses(pictures, packed))
+
+
+def _made_for(steps: Sequence[Any], able: Sequence[Kernel]) -> Kernel | None:
+    """The first kernel made for some layers alone that takes all steps."""
+
+    def takes(kernel: Kernel, step: Any) -> bool:
+        step.kernel = kernel.index
+        return not native.conv2d_refusal(step)
+
+    return next((k for k in able if k.special and all(takes(k, step) for step in steps)), None)
+
+
+def has_special(a: ConvArgs) -> bool:
+    """Whether a kernel made for some layers alone takes a; by shapes and strides, no tensor is touched."""
+
+    def like(t: Tensor) -> Tensor:
+        return pixel_major(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
+
+    residuals = [(like(residual), weight) for residual, weight in a.residuals]
+    b = replace(
+        a, input=lay_out(like(a.input)), residuals=residuals, base=None if a.base is None else like(a.base)
+    )
+    shape = a.output_shape()
+    y = torch.empty_strided(
+        shape, dense_strides(shape, torch.channels_last), dtype=a.input.dtype, device="meta"
+    )
+    kh, kw = a.weight.shape[2:]
+    parts = phases(kh, kw, a.upsample, a.padding[2], a.padding[0])
+    able = kernels_on(a.input.device)
+    return _made_for([_step(b, y, phase, None) for phase in parts], able) is not None
 
 
 def addresses(pictures: Sequence[int], packed: Sequence[Sequence[Tensor]]) -> list[list[int]]:

@@ -9,10 +9,17 @@ import torch
 
 from sr_kernels import ops, reference
 from sr_kernels.backends import record_kernels
+from sr_kernels.backends.triton import backend
 from tests import samples
 from tests.closeness import assert_as_close_together
 
-pytestmark = pytest.mark.usefixtures("interpreted", "poisoned")
+pytestmark = pytest.mark.usefixtures("interpreted", "poisoned", "always")
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """However small the gradient is."""
+    monkeypatch.setattr(backend, "_BACKWARD_ELEMENTS", 0)
 
 
 def gradients(function, arguments, dtype):
@@ -57,6 +64,14 @@ def test_gradients(sample, dtype):
 
 def test_an_activation_after_the_sum_is_left_to_pytorch():
     sample = samples.Conv(residuals=(1.0,), activation="relu", after=True)
+    with record_kernels() as names:
+        gradients(lambda a: ops.conv2d(**a, backend="triton"), sample.arguments(torch.float32), torch.float32)
+    assert "triton/activation_backward" not in names
+
+
+def test_small_gradients_are_left_to_pytorch(monkeypatch):
+    monkeypatch.setattr(backend, "_BACKWARD_ELEMENTS", 10**6)
+    sample = samples.Conv(activation="silu")
     with record_kernels() as names:
         gradients(lambda a: ops.conv2d(**a, backend="triton"), sample.arguments(torch.float32), torch.float32)
     assert "triton/activation_backward" not in names

@@ -75,6 +75,25 @@ def test_what_it_refuses_runs_by_the_portable_kernels(hopper, sample):
     assert name.startswith("cuda/conv2d_sm80/")
 
 
+@pytest.mark.parametrize(
+    ("sample", "special"),
+    [
+        (layer(64, 64, 9, 11, activation="relu"), True),
+        (layer(64, 3, 9, 11), True),
+        (layer(3, 64, 9, 11), False),
+        (layer(64, 64, 9, 11, stride=2), False),
+        (replace(layer(64, 64, 9, 11, residuals=(1.0,)), layout="contiguous"), True),
+        (layer(16, 48, 7, 9, shuffle=4, base="nearest", factor=4), True),
+    ],
+    ids=lambda v: v.name if isinstance(v, samples.Conv) else str(v),
+)
+def test_what_has_a_kernel_of_its_own_is_known_without_touching_a_tensor(hopper, sample, special):
+    a, _ = arguments(sample, torch.float16)
+    assert cuda_plan.has_special(a) == special
+    [name] = check(hopper, sample, torch.float16)
+    assert name.startswith("cuda/conv2d_sm80/") != special
+
+
 def test_an_expanded_input_runs_by_the_portable_kernels(hopper):
     """The copy engine takes no stride of 0."""
     a, plain = arguments(layer(16, 16, 9, 11), torch.float16)
