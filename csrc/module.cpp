@@ -32,13 +32,14 @@ const srk::Isa& isa(int index) {
 py::list isas() {
     const srk::Isa* const* list;
     const int count = srk::supported_isas(&list);
-    static const char* const kinds[] = {"direct", "thin", "depthwise", "winograd"};
+    static const char* const kinds[] = {"direct", "thin", "depthwise", "winograd", "bf16"};
     py::list out;
     for (int i = 0; i < count; ++i) {
         py::list kernels;
         for (int k = 0; k < list[i]->kernel_count; ++k) {
             const srk::ConvKernel& kernel = list[i]->kernels[k];
-            kernels.append(py::make_tuple(kernel.name, kinds[kernel.kind], kernel.channels, kernel.pixels));
+            kernels.append(py::make_tuple(kernel.name, kernel.unit, kinds[kernel.kind], kernel.channels,
+                                          kernel.pixels, kernel.depth));
         }
         out.append(py::make_tuple(list[i]->name, list[i]->lanes, kernels));
     }
@@ -153,7 +154,7 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Native kernels of sr_kernels; see csrc/params.h for the contract.";
     m.attr("build_id") = SRK_BUILD_ID;
     m.def("isas", &isas,
-          "[(name, lanes, [(kernel, kind, channels, pixels), ...]), ...] that run here, best last.");
+          "[(name, lanes, [(kernel, unit, kind, channels, pixels, depth), ...]), ...] that run here, best last.");
     m.def("openmp_library", &srk::openmp_library, "Path of the OpenMP runtime in use, '' for none.");
 
     py::class_<srk::View>(m, "View").def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 BACKENDS = ("cpu", "cuda", "triton", "torch")
-CPU_ISAS = ("scalar", "avx2", "avx512")
+CPU_ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "amx")
 PRECISIONS = ("highest", "high", "medium")
 
 
@@ -57,7 +57,7 @@ ENVIRONMENT: dict[str, Variable] = {
         Variable(
             "SR_KERNELS_CPU_ISA",
             "highest instruction set that the CPU kernels may use; never raises what the machine has",
-            "avx512",
+            CPU_ISAS[-1],
             _one_of(*CPU_ISAS),
         ),
         Variable(

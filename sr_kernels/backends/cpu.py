@@ -36,6 +36,9 @@ _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
 _WINOGRAD_CHAIN = 16
 # Below, eager's few additions are so exact that the transforms alone are off by more than 4 times as much.
 _WINOGRAD_INPUTS = 12
+# Inputs that fill the products of bfloat16 values well enough; windows whose rows fit a strip of input.
+_BF16_INPUTS = 16
+_BF16_REACH = 16
 # Bytes of an input that PyTorch converts to channels_last faster than the result is computed.
 _CONVERTED = 32 << 20
 # A gradient's weights are packed at every step: that many pixels pay for it, whatever the channels. Where
@@ -52,30 +55,30 @@ class Isa:
     """One instruction set of this machine: its index in the extension, vector width and kernels."""
 
     def __init__(
-        self, index: int, name: str, lanes: int, kernels: Sequence[tuple[str, str, int, int]]
+        self, index: int, name: str, lanes: int, kernels: Sequence[tuple[str, str, str, int, int, int]]
     ) -> None:
         self.index = index
         self.name = name
         self.lanes = lanes
         self.kernels = [cpu_pack.Kernel(index, lanes, i, *kernel) for i, kernel in enumerate(kernels)]
-        self._chosen: dict[tuple[int, int, bool, bool], cpu_pack.Kernel] = {}
+        self.unit = self.kernels[0].unit  # of all but the kernels that a set adds to the one below it
+        # The set that multiplies bfloat16 values, if any: "avx512bf16" or "amx".
+        self.bf16 = next((k.unit for k in reversed(self.kernels) if k.kind == "bf16"), None)
+        self._chosen: dict[tuple[int, int, str], cpu_pack.Kernel] = {}
 
-    def kernel_for(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
-        """The kernel for these channels; `winograd`: where F(4, 3) computes the layer, see `_winograd`."""
-        key = (co, ci, depthwise, winograd)
+    def kernel_for(self, co: int, ci: int, kind: str) -> cpu_pack.Kernel:
+        """The kernel for these channels among those of a kind, see `_kind`."""
+        key = (co, ci, kind)
         kernel = self._chosen.get(key)
         if kernel is None:
             kernel = self._chosen[key] = self._choose(*key)
         return kernel
 
-    def _choose(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
-        if depthwise:
-            return next(k for k in self.kernels if k.kind == "depthwise")
-        if co <= 4 and ci >= self.lanes:
+    def _choose(self, co: int, ci: int, kind: str) -> cpu_pack.Kernel:
+        if kind in ("direct", "winograd") and co <= 4 and ci >= self.lanes:
             return next(k for k in self.kernels if k.kind == "thin" and k.channels == co)
         # Fewest padded channels first, then the widest block: it reads each input least often.
-        kind = "winograd" if winograd else "direct"
-        able = [k for k in self.kernels if k.kind == kind]
+        able = [k for k in self.kernels if k.kind == kind and (kind != "bf16" or k.unit == self.bf16)]
         return min(able, key=lambda k: (math.ceil(co / k.channels) * k.channels, -k.channels))
 
 
@@ -202,7 +205,7 @@ class CpuBackend(Backend):
         r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
         b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
         isa = current_isa()
-        record(f"cpu/residual_add/{isa.name}")
+        record(f"cpu/residual_add/{isa.unit}")
         _C.add(
             isa.index,
             x.data_ptr(),
@@ -223,7 +226,7 @@ class CpuBackend(Backend):
         image = image.contiguous()
         y = torch.empty((1, h, w, c), dtype=torch.float32)
         isa = current_isa()
-        record(f"cpu/image_to_float/{isa.name}")
+        record(f"cpu/image_to_float/{isa.unit}")
         bits = 8 * image.dtype.itemsize
         _C.image_to_float(isa.index, image.data_ptr(), y.data_ptr(), y.numel(), bits, torch.get_num_threads())
         return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
@@ -233,7 +236,7 @@ class CpuBackend(Backend):
         x = with_format(input, torch.channels_last)
         y = torch.empty((h, w, c), dtype=dtype)
         isa = current_isa()
-        record(f"cpu/float_to_image/{isa.name}")
+        record(f"cpu/float_to_image/{isa.unit}")
         bits = 8 * dtype.itemsize
         _C.float_to_image(isa.index, x.data_ptr(), y.data_ptr(), y.numel(), bits, torch.get_num_threads())
         return y
@@ -333,15 +336,38 @@ def _winograd(a: ConvArgs, oh: int, ow: int) -> bool:
     )
 
 
+def _kind(a: ConvArgs) -> str:
+    """The kind of kernel for a layer, by shape, dtype and the precision in force."""
+    if a.groups > 1:
+        return "depthwise"
+    if _bf16(a):
+        return "bf16"
+    return "winograd" if _winograd(a, *a.conv_size()) else "direct"
+
+
+def _bf16(a: ConvArgs) -> bool:
+    """Whether products of bfloat16 values compute this layer, and in less time than float32 does."""
+    rounded = a.input.dtype == torch.float32 and config.get_precision() == "medium"
+    exact = a.input.dtype == torch.bfloat16 and a.upsample == 1  # phases sum weights: these need rounding
+    co, ci, kh, kw = a.weight.shape
+    reach = max((kh - 1) * a.dilation[0], (kw - 1) * a.dilation[1])
+    if not (rounded or exact) or a.groups > 1 or reach > _BF16_REACH:
+        return False
+    isa = current_isa()
+    if isa.bf16 == "amx":
+        return ci >= _BF16_INPUTS
+    return isa.bf16 is not None and ci >= _BF16_INPUTS and co > 4 and not _winograd(a, *a.conv_size())
+
+
 def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:
     co, ci = a.weight.shape[:2]
-    return current_isa().kernel_for(co, ci, a.groups > 1, _winograd(a, *a.conv_size()))
+    return current_isa().kernel_for(co, ci, _kind(a))
 
 
 def _plan(a: ConvArgs, y: Tensor) -> ConvPlan:
     kernel = _kernel_of(a)
     chain = _WINOGRAD_CHAIN if kernel.kind == "winograd" else _CHAIN[config.get_precision()]
-    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{current_isa().name}", chain)
+    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{kernel.unit}", chain)
 
 
 def _conv_into(a: ConvArgs, y: Tensor) -> None:
@@ -352,7 +378,7 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
 def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips) -> None:
     """Runs layers[i + 1] on what layers[i] gives, strip by strip, the last into y as `_conv_into` does."""
     isa = current_isa()
-    record(f"cpu/chain/{isa.name}")
+    record(f"cpu/chain/{isa.unit}")
     results = [*(layer.input for layer in layers[1:]), y]
     bound = [_plan(layer, result).bind(layer, result) for layer, result in zip(layers, results, strict=True)]
     if y.numel():
@@ -446,7 +472,7 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
     coarse, fine = (y, x) if inverse else (x, y)
     n, c, h, w = fine.shape
     isa = current_isa()
-    record(f"cpu/{op}/{isa.name}")
+    record(f"cpu/{op}/{isa.unit}")
 
     def strides(t: Tensor) -> tuple[int, int, int, int]:
         sn, sc, sy, sx = t.stride()
