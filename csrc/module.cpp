@@ -41,7 +41,7 @@ py::list isas() {
             kernels.append(py::make_tuple(kernel.name, kernel.unit, kinds[kernel.kind], kernel.channels,
                                           kernel.pixels, kernel.depth));
         }
-        out.append(py::make_tuple(list[i]->name, list[i]->lanes, kernels));
+        out.append(py::make_tuple(list[i]->name, list[i]->lanes, list[i]->fast_bf16, kernels));
     }
     return out;
 }
@@ -154,7 +154,8 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Native kernels of sr_kernels; see csrc/params.h for the contract.";
     m.attr("build_id") = SRK_BUILD_ID;
     m.def("isas", &isas,
-          "[(name, lanes, [(kernel, unit, kind, channels, pixels, depth), ...]), ...] that run here, best last.");
+          "[(name, lanes, fast_bf16, [(kernel, unit, kind, channels, pixels, depth), ...]), ...] that run "
+          "here, best last.");
     m.def("openmp_library", &srk::openmp_library, "Path of the OpenMP runtime in use, '' for none.");
 
     py::class_<srk::View>(m, "View").def(py::init([](uintptr_t data, int64_t sn, int64_t sy, int64_t sx) {

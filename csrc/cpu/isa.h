@@ -51,6 +51,7 @@ struct Isa {
     void (*float_to_image)(const ImageParams&);
     // Multiply-adds in registers, so many pieces on so many threads; the floating-point operations done.
     int64_t (*probe)(int64_t pieces, int threads);
+    bool fast_bf16;  // its kernels of bfloat16 products multiply faster than those of float32
 };
 
 // The instruction sets that are built in and that this CPU and its system support, best last.

@@ -55,15 +55,21 @@ class Isa:
     """One instruction set of this machine: its index in the extension, vector width and kernels."""
 
     def __init__(
-        self, index: int, name: str, lanes: int, kernels: Sequence[tuple[str, str, str, int, int, int]]
+        self,
+        index: int,
+        name: str,
+        lanes: int,
+        fast_bf16: bool,
+        kernels: Sequence[tuple[str, str, str, int, int, int]],
     ) -> None:
         self.index = index
         self.name = name
         self.lanes = lanes
         self.kernels = [cpu_pack.Kernel(index, lanes, i, *kernel) for i, kernel in enumerate(kernels)]
         self.unit = self.kernels[0].unit  # of all but the kernels that a set adds to the one below it
-        # The set that multiplies bfloat16 values, if any: "avx512bf16" or "amx".
+        # The unit that multiplies bfloat16 values, and whether it does so in less time than float32 takes.
         self.bf16 = next((k.unit for k in reversed(self.kernels) if k.kind == "bf16"), None)
+        self.fast_bf16 = fast_bf16
         self._chosen: dict[tuple[int, int, str], cpu_pack.Kernel] = {}
 
     def kernel_for(self, co: int, ci: int, kind: str) -> cpu_pack.Kernel:
@@ -167,7 +173,9 @@ class CpuBackend(Backend):
         inside = min(args.padding) >= 0 and (
             max(args.padding) <= 1 or args.weight.shape[1] >= _GRADIENT_INPUTS
         )
-        return large and inside and _kernel_of(args).kind == "winograd"
+        kind = _kernel_of(args).kind
+        rounds = kind == "bf16" and args.input.dtype == torch.float32  # under "medium"
+        return large and inside and (kind == "winograd" or rounds)
 
     def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
         if op == "conv2d":
@@ -283,7 +291,7 @@ def _conv_slower(a: ConvArgs) -> list[str]:
 def _bfloat16_is_slower(a: ConvArgs) -> bool:
     """Plain layers by float32 arithmetic against AVX512-BF16's: 0.3 to 0.5 times as fast, but 1.1 times by
     Winograd from 48 channels (0.9 at 32, without what follows the convolution) and with up to 4 outputs."""
-    if not torch.cpu._is_avx512_bf16_supported() or a.upsample > 1 or a.pixel_shuffle > 1:
+    if not torch.cpu._is_avx512_bf16_supported() or a.upsample > 1 or a.pixel_shuffle > 1 or _bf16(a):
         return False
     co, ci = a.weight.shape[:2]
     return not (
@@ -351,12 +359,11 @@ def _bf16(a: ConvArgs) -> bool:
     exact = a.input.dtype == torch.bfloat16 and a.upsample == 1  # phases sum weights: these need rounding
     co, ci, kh, kw = a.weight.shape
     reach = max((kh - 1) * a.dilation[0], (kw - 1) * a.dilation[1])
-    if not (rounded or exact) or a.groups > 1 or reach > _BF16_REACH:
-        return False
     isa = current_isa()
-    if isa.bf16 == "amx":
-        return ci >= _BF16_INPUTS
-    return isa.bf16 is not None and ci >= _BF16_INPUTS and co > 4 and not _winograd(a, *a.conv_size())
+    if not isa.fast_bf16 or not (rounded or exact) or a.groups > 1 or reach > _BF16_REACH:
+        return False
+    # Vectors multiply twice as fast as in float32, where Winograd's algorithm is 2.5 to 3 times as fast.
+    return ci >= _BF16_INPUTS and (isa.bf16 == "amx" or (co > 4 and not _winograd(a, *a.conv_size())))
 
 
 def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:

@@ -28,6 +28,6 @@ const Isa SRK_CAT(isa_, SRK_ISA) = {
     SRK_ISA::pack_winograd,  SRK_ISA::chain,
     SRK_ISA::shuffle,        SRK_ISA::add,
     SRK_ISA::image_to_float, SRK_ISA::float_to_image,
-    SRK_ISA::probe,
+    SRK_ISA::probe,          false,
 };
 }  // namespace srk

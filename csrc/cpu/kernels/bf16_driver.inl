@@ -78,17 +78,24 @@ void copy_patch(const StripPlan& plan, int64_t n, int64_t oy, int64_t ox, uint16
     }
 }
 
+// Where a task lies: conv pixels from (oy, ox) of image n.
+struct Strip {
+    int64_t n, oy, ox;
+    Strip(const StripPlan& plan, int64_t task)
+        : n(task / (plan.strips_y * plan.strips_x)),
+          oy(task / plan.strips_x % plan.strips_y * plan.rows),
+          ox(task % plan.strips_x * plan.columns) {}
+};
+
 constexpr int64_t kMaxGroups = 4;
 
-void run_strip(const StripPlan& plan, int64_t task, uint16_t* patch, float* t) {
+void run_strip(const StripPlan& plan, const Strip& strip, uint16_t* patch, float* t) {
     const ConvParams& p = *plan.p;
     const Bf16Kernel& kernel = plan.kernel;
-    const int64_t n = task / (plan.strips_y * plan.strips_x);
-    const int64_t y0 = task / plan.strips_x % plan.strips_y * plan.rows, x0 = task % plan.strips_x * plan.columns;
-    p.dtype == kFloat32 ? copy_patch<float>(plan, n, y0, x0, patch)
-                        : copy_patch<BFloat16>(plan, n, y0, x0, patch);
-    const int64_t rows = p.oh - y0 < plan.rows ? p.oh - y0 : plan.rows;
-    const int64_t columns = p.ow - x0 < plan.columns ? p.ow - x0 : plan.columns;
+    p.dtype == kFloat32 ? copy_patch<float>(plan, strip.n, strip.oy, strip.ox, patch)
+                        : copy_patch<BFloat16>(plan, strip.n, strip.oy, strip.ox, patch);
+    const int64_t rows = p.oh - strip.oy < plan.rows ? p.oh - strip.oy : plan.rows;
+    const int64_t columns = p.ow - strip.ox < plan.columns ? p.ow - strip.ox : plan.columns;
     const int64_t across = (columns + kernel.pixels - 1) / kernel.pixels, count = rows * across;
     const int64_t blocks = (p.co + kernel.channels - 1) / kernel.channels;
     const int64_t block_size = p.kh * p.kw * plan.ci * kernel.channels;
@@ -98,20 +105,34 @@ void run_strip(const StripPlan& plan, int64_t task, uint16_t* patch, float* t) {
         const int64_t channels = p.co - q0 < kernel.channels ? p.co - q0 : kernel.channels;
         for (int64_t i = 0; i < count; i += kernel.groups) {
             const uint16_t* x[kMaxGroups];
+            Tile tiles[kMaxGroups];
             for (int64_t g = 0; g < kernel.groups; ++g) {
                 const int64_t j = i + g < count ? i + g : count - 1;  // what is computed twice is stored once
-                x[g] = patch + j / across * p.stride_y * plan.strides.row +
-                       j % across * kernel.pixels * plan.strides.pixel;
+                const int64_t y = j / across, ox = j % across * kernel.pixels;
+                const int64_t pixels = columns - ox < kernel.pixels ? columns - ox : kernel.pixels;
+                x[g] = patch + y * p.stride_y * plan.strides.row + ox * plan.strides.pixel;
+                tiles[g] = {strip.n,
+                            strip.oy + y,
+                            strip.ox + ox,
+                            pixels,
+                            q0,
+                            channels,
+                            t + g * kernel.pixels * kernel.channels,
+                            kernel.channels};
             }
             kernel.block(plan, x, weights + b * block_size, t);
-            for (int64_t g = 0; g < kernel.groups && i + g < count; ++g) {
-                const int64_t ox = (i + g) % across * kernel.pixels;
-                const int64_t pixels = columns - ox < kernel.pixels ? columns - ox : kernel.pixels;
-                epilogue(p, {n, y0 + (i + g) / across, x0 + ox, pixels, q0, channels,
-                             t + g * kernel.pixels * kernel.channels, kernel.channels});
-            }
+            for (int64_t g = 0; g < kernel.groups && i + g < count; ++g) epilogue(p, tiles[g]);
         }
     }
+}
+
+void run_strips(StripPlan& plan, int64_t begin, int64_t end) {
+    const int64_t sums = plan.kernel.groups * plan.kernel.pixels * plan.kernel.channels;
+    const int64_t values = plan.patch_rows * plan.strides.row;
+    auto* t = static_cast<float*>(scratch(static_cast<size_t>(sums * 4 + values * 2)));
+    if (!t) return __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
+    auto* patch = reinterpret_cast<uint16_t*>(t + sums);
+    for (int64_t task = begin; task < end; ++task) run_strip(plan, Strip(plan, task), patch, t);
 }
 
 constexpr int64_t kPatch = 160 << 10, kWidest = 64;  // bytes of a strip's input, pixels across
@@ -138,19 +159,6 @@ StripPlan strips_of(const ConvParams& p, const Bf16Kernel& kernel) {
     plan.strides = {plan.patch_columns * plan.ci, p.dilation_x * plan.ci, p.stride_x * plan.ci};
     return plan;
 }
-
-// A worker's memory.
-struct Scratch {
-    uint16_t* patch;
-    float* t;
-    explicit Scratch(StripPlan& plan) {
-        const int64_t sums = plan.kernel.groups * plan.kernel.pixels * plan.kernel.channels;
-        const int64_t values = plan.patch_rows * plan.strides.row;
-        t = static_cast<float*>(scratch(static_cast<size_t>(sums * 4 + values * 2)));
-        patch = reinterpret_cast<uint16_t*>(t + (t ? sums : 0));
-        if (!t) __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
-    }
-};
 
 bool drive(const ConvParams& p, const Bf16Kernel& kernel, TaskFn run) {
     StripPlan plan = strips_of(p, kernel);

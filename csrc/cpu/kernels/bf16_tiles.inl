@@ -78,23 +78,22 @@ struct TileShapes {
     uint8_t rows[16];
 };
 
-void run_strips(const void* context, int64_t begin, int64_t end) {
-    StripPlan& plan = *static_cast<StripPlan*>(const_cast<void*>(context));
-    const Scratch memory(plan);
-    if (!memory.patch) return;
+void run_with_tiles(const void* context, int64_t begin, int64_t end) {
     TileShapes shapes{};
     shapes.palette = 1;
     for (int i = 0; i < 8; ++i) shapes.row_bytes[i] = 64, shapes.rows[i] = kTile;
     SRK_BARRIER();
     _tile_loadconfig(&shapes);
-    for (int64_t task = begin; task < end; ++task) run_strip(plan, task, memory.patch, memory.t);
+    run_strips(*static_cast<StripPlan*>(const_cast<void*>(context)), begin, end);
     _tile_release();
 }
 
 bool run_tiles_2x2(const ConvParams& p) {
-    return drive(p, {tiles_2x2, 2 * kTile, kTile, 2, kDepth}, run_strips);
+    return drive(p, {tiles_2x2, 2 * kTile, kTile, 2, kDepth}, run_with_tiles);
 }
-bool run_tiles_4x1(const ConvParams& p) { return drive(p, {tiles_4x1, kTile, kTile, 4, kDepth}, run_strips); }
+bool run_tiles_4x1(const ConvParams& p) {
+    return drive(p, {tiles_4x1, kTile, kTile, 4, kDepth}, run_with_tiles);
+}
 
 const ConvKernel kKernels[] = {
     {"bf16_tiles_2x2", SRK_STR(SRK_ISA), kBf16, 2 * kTile, kTile, 1, kDepth, run_tiles_2x2},

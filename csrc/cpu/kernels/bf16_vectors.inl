@@ -23,7 +23,8 @@ void bf16_block(const StripPlan& plan, const uint16_t* const* from, const uint16
                 x[g] = from[0] + ky * p.dilation_y * plan.strides.row + kx * plan.strides.tap + 4 * g * s;
             for (int64_t c = 0; c < plan.ci; c += 2, w += 2 * kChannels) {
 #pragma GCC unroll 8
-                for (int g = 0; g < kGroups; ++g) __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
+                for (int g = 0; g < kGroups; ++g)
+                    __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
                 __m512i wv[Vectors];
 #pragma GCC unroll 4
                 for (int v = 0; v < Vectors; ++v) wv[v] = _mm512_loadu_si512(w + 2 * v * L);
@@ -47,21 +48,18 @@ void bf16_block(const StripPlan& plan, const uint16_t* const* from, const uint16
         for (int v = 0; v < Vectors; ++v) store(t + i * kChannels + v * L, sums[i][v]);
 }
 
-void run_strips(const void* context, int64_t begin, int64_t end) {
-    StripPlan& plan = *static_cast<StripPlan*>(const_cast<void*>(context));
-    const Scratch memory(plan);
-    if (!memory.patch) return;
-    for (int64_t task = begin; task < end; ++task) run_strip(plan, task, memory.patch, memory.t);
+void run_with_vectors(const void* context, int64_t begin, int64_t end) {
+    run_strips(*static_cast<StripPlan*>(const_cast<void*>(context)), begin, end);
 }
 
 #define SRK_BF16(X) X(1, 24) X(2, 14) X(3, 8) X(4, 6)
-#define SRK_RUN_BF16(vectors, pixels)                                                       \
-    bool run_bf16_##vectors##x##pixels(const ConvParams& p) {                               \
-        return drive(p, {bf16_block<vectors, pixels>, vectors * L, pixels, 1, 2}, run_strips); \
+#define SRK_RUN_BF16(vectors, pixels)                                                                \
+    bool run_bf16_##vectors##x##pixels(const ConvParams& p) {                                        \
+        return drive(p, {bf16_block<vectors, pixels>, vectors * L, pixels, 1, 2}, run_with_vectors); \
     }
 SRK_BF16(SRK_RUN_BF16)
 
-#define SRK_ROW_BF16(vectors, pixels)                                                       \
+#define SRK_ROW_BF16(vectors, pixels)                                                  \
     {"bf16_" #vectors "x" #pixels, SRK_STR(SRK_ISA), kBf16, vectors * L, pixels, 1, 2, \
      run_bf16_##vectors##x##pixels},
 const ConvKernel kKernels[] = {SRK_BF16(SRK_ROW_BF16)};
