@@ -113,8 +113,8 @@ void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& steps,
     bool done;
     {
         py::gil_scoped_release released;
-        done = chosen.chain(
-            {layers.data(), static_cast<int32_t>(layers.size()), rows, height, columns, threads});
+        done = chosen.chain({chosen.kernels, layers.data(), static_cast<int32_t>(layers.size()), rows, height,
+                             columns, threads});
     }
     if (!done) throw std::bad_alloc();
 }

@@ -25,6 +25,7 @@ struct ConvKernel {
 // each, which are walked down `rows` at a time; all three are rounded up to what the kernels need.
 constexpr int32_t kMaxChain = 32;
 struct ChainParams {
+    const ConvKernel* kernels;  // that the layers' numbers count
     const ConvParams* layers;
     int32_t count;  // 1 to kMaxChain
     int64_t rows, height, columns;
