@@ -29,6 +29,8 @@ struct StripPlan {
     int64_t patch_rows, patch_columns;
     Strides strides;  // of the patch
     bool failed;
+
+    int64_t sums() const { return kernel.groups * kernel.pixels * kernel.channels; }  // of a call
 };
 
 // Values to bfloat16, to nearest even (infinities and NaNs stay, what has no leading one becomes zero).
@@ -89,6 +91,19 @@ struct Strip {
 
 constexpr int64_t kMaxGroups = 4;
 
+// What a call of a kernel left in t.
+struct Finished {
+    Tile tiles[kMaxGroups];
+    int64_t count = 0;
+
+    void finish(const ConvParams& p) {
+        for (int64_t g = 0; g < count; ++g) epilogue(p, tiles[g]);
+        count = 0;
+    }
+};
+
+// t has room for the sums of two calls: the first ones' epilogue comes behind the second's products, which don't wait
+// for it then, nor it for sums that have only just been stored.
 void run_strip(const StripPlan& plan, const Strip& strip, uint16_t* patch, float* t) {
     const ConvParams& p = *plan.p;
     const Bf16Kernel& kernel = plan.kernel;
@@ -100,35 +115,40 @@ void run_strip(const StripPlan& plan, const Strip& strip, uint16_t* patch, float
     const int64_t blocks = (p.co + kernel.channels - 1) / kernel.channels;
     const int64_t block_size = p.kh * p.kw * plan.ci * kernel.channels;
     const auto* weights = reinterpret_cast<const uint16_t*>(p.weight);
+    Finished before, now;
+    float* other = t + plan.sums();
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t q0 = b * kernel.channels;
         const int64_t channels = p.co - q0 < kernel.channels ? p.co - q0 : kernel.channels;
         for (int64_t i = 0; i < count; i += kernel.groups) {
             const uint16_t* x[kMaxGroups];
-            Tile tiles[kMaxGroups];
+            now.count = count - i < kernel.groups ? count - i : kernel.groups;
             for (int64_t g = 0; g < kernel.groups; ++g) {
                 const int64_t j = i + g < count ? i + g : count - 1;  // what is computed twice is stored once
                 const int64_t y = j / across, ox = j % across * kernel.pixels;
                 const int64_t pixels = columns - ox < kernel.pixels ? columns - ox : kernel.pixels;
                 x[g] = patch + y * p.stride_y * plan.strides.row + ox * plan.strides.pixel;
-                tiles[g] = {strip.n,
-                            strip.oy + y,
-                            strip.ox + ox,
-                            pixels,
-                            q0,
-                            channels,
-                            t + g * kernel.pixels * kernel.channels,
-                            kernel.channels};
+                now.tiles[g] = {strip.n,
+                                strip.oy + y,
+                                strip.ox + ox,
+                                pixels,
+                                q0,
+                                channels,
+                                t + g * kernel.pixels * kernel.channels,
+                                kernel.channels};
             }
             kernel.block(plan, x, weights + b * block_size, t);
-            for (int64_t g = 0; g < kernel.groups && i + g < count; ++g) epilogue(p, tiles[g]);
+            before.finish(p);
+            before = now;
+            float* const last = t;
+            t = other, other = last;
         }
     }
+    before.finish(p);
 }
 
 void run_strips(StripPlan& plan, int64_t begin, int64_t end) {
-    const int64_t sums = plan.kernel.groups * plan.kernel.pixels * plan.kernel.channels;
-    const int64_t values = plan.patch_rows * plan.strides.row;
+    const int64_t sums = 2 * plan.sums(), values = plan.patch_rows * plan.strides.row;
     auto* t = static_cast<float*>(scratch(static_cast<size_t>(sums * 4 + values * 2)));
     if (!t) return __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
     auto* patch = reinterpret_cast<uint16_t*>(t + sums);
