@@ -200,7 +200,9 @@ def test_what_they_are_chosen_for(monkeypatch, unit):
             **changes,
         )
         with set_precision(precision), cpu.limit_isa(unit), record_kernels() as names:
-            assert not cpu.CpuBackend().slower("conv2d", args)
+            # PyTorch's own tiles are faster for a layer without anything around it.
+            left = unit == "amx" and dtype == torch.bfloat16 and ci >= 16
+            assert bool(cpu.CpuBackend().slower("conv2d", args)) == left
             cpu.CpuBackend().conv2d(args)
         [name] = names
         return "bf16" if name.split("/")[-1] == unit else name.split("/")[1].split("_")[0]
@@ -215,6 +217,9 @@ def test_what_they_are_chosen_for(monkeypatch, unit):
         assert kind(precision, dtype, size=1) == "bf16"
         assert kind(precision, dtype, size=3, stride=(2, 2)) == "bf16"
     assert kind("medium", torch.float32, ci=8) == "direct"
+    shuffled = ConvArgs(torch.randn(1, 64, 8, 8).bfloat16(), torch.randn(8, 64, 3, 3).bfloat16())
+    with cpu.limit_isa(unit):
+        assert not cpu.CpuBackend().slower("conv2d", replace(shuffled, pixel_shuffle=2))
     assert kind("medium", torch.float32, co=3) == ("bf16" if unit == "amx" else "thin")
     monkeypatch.setattr(isa, "fast_bf16", False)
     assert kind("medium", torch.float32) == "direct"

@@ -155,7 +155,8 @@ void run_strips(StripPlan& plan, int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) run_strip(plan, Strip(plan, task), patch, t);
 }
 
-constexpr int64_t kPatch = 160 << 10, kWidest = 64;  // bytes of a strip's input, pixels across
+constexpr int64_t kPatch = 320 << 10;  // bytes of a strip's input: they lie in L2 beside a block's weights
+constexpr int64_t kWidest = 64, kFewest = 4;  // pixels across, rows
 
 StripPlan strips_of(const ConvParams& p, const Bf16Kernel& kernel) {
     StripPlan plan{};
@@ -171,8 +172,7 @@ StripPlan strips_of(const ConvParams& p, const Bf16Kernel& kernel) {
     const int64_t fitting = (kPatch / line - reach) / p.stride_y;
     const int64_t shared = p.n * p.oh * plan.strips_x / (4 * p.threads);
     const int64_t most = fitting < shared ? fitting : shared;
-    const int64_t least = 4;
-    plan.rows = most > least ? most : least;
+    plan.rows = most > kFewest ? most : kFewest;
     plan.strips_y = (p.oh + plan.rows - 1) / plan.rows;
     plan.rows = (p.oh + plan.strips_y - 1) / plan.strips_y;
     plan.patch_rows = (plan.rows - 1) * p.stride_y + reach + 1;
