@@ -155,7 +155,7 @@ void run_strips(StripPlan& plan, int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) run_strip(plan, Strip(plan, task), patch, t);
 }
 
-constexpr int64_t kPatch = 320 << 10;  // bytes of a strip's input: they lie in L2 beside a block's weights
+constexpr int64_t kPatch = 160 << 10;  // bytes of a strip's input: they lie in L2 beside a block's weights
 constexpr int64_t kWidest = 64, kFewest = 4;  // pixels across, rows
 
 StripPlan strips_of(const ConvParams& p, const Bf16Kernel& kernel) {
