@@ -290,8 +290,8 @@ def _conv_slower(a: ConvArgs) -> list[str]:
 
 def _bfloat16_is_slower(a: ConvArgs) -> bool:
     """Plain layers beside PyTorch's own bfloat16 kernels, without what follows the convolution. Its tiles
-    (AMX) take 0.5 to 1.0 times as long as ours. Ours in float32 take 2 to 3 times as long as AVX512-BF16's, but
-    0.9 times by Winograd from 48 channels (1.1 at 32) and with up to 4 outputs."""
+    (AMX) take 0.5 to 1.0 times as long as ours. Ours in float32 take 2 to 3 times as long as AVX512-BF16's,
+    but 0.9 times by Winograd from 48 channels (1.1 at 32) and with up to 4 outputs."""
     isa = current_isa()
     if not torch.cpu._is_avx512_bf16_supported() or a.upsample > 1 or a.pixel_shuffle > 1:
         return False

@@ -177,6 +177,15 @@ def test_cuts_threads_and_addresses_leave_the_bits(monkeypatch, isa, kernel, dty
 
 
 @every_kernel
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_results_that_go_past_the_caches(monkeypatch, isa, kernel, shuffle):
+    args = layer(isa, kernel, height=7, width=40, extra=64 - kernel.channels % 64, pixel_shuffle=shuffle)
+    kept = run(monkeypatch, isa, kernel, args)
+    monkeypatch.setattr(cpu.cpu_plan, "_STREAM", 0)
+    assert torch.equal(kept, run(monkeypatch, isa, kernel, args))
+
+
+@every_kernel
 def test_special_values_stay_in_their_windows(monkeypatch, isa, kernel):
     for value in (math.nan, math.inf, -math.inf):
         args = layer(isa, kernel, height=9, width=40)

@@ -153,6 +153,7 @@ void run_strips(StripPlan& plan, int64_t begin, int64_t end) {
     if (!t) return __atomic_store_n(&plan.failed, true, __ATOMIC_RELAXED);
     auto* patch = reinterpret_cast<uint16_t*>(t + sums);
     for (int64_t task = begin; task < end; ++task) run_strip(plan, Strip(plan, task), patch, t);
+    if (plan.p->stream) stream_fence();
 }
 
 constexpr int64_t kPatch = 160 << 10;  // bytes of a strip's input: they lie in L2 beside a block's weights
