@@ -173,9 +173,10 @@ class CpuBackend(Backend):
         inside = min(args.padding) >= 0 and (
             max(args.padding) <= 1 or args.weight.shape[1] >= _GRADIENT_INPUTS
         )
+        if not (large and inside):
+            return False
         kind = _kernel_of(args).kind
-        rounds = kind == "bf16" and args.input.dtype == torch.float32  # under "medium"
-        return large and inside and (kind == "winograd" or rounds)
+        return kind == "winograd" or (kind == "bf16" and args.input.dtype == torch.float32)  # "medium"
 
     def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
         if op == "conv2d":
