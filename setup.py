@@ -11,6 +11,7 @@ for. See docs/building.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -50,6 +51,11 @@ ISA_FLAGS = {"scalar": list[str]()}
 if IS_X86:
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
+# Units that are left out, with a word, where the compiler is too old for their flags.
+YOUNG_ISA_FLAGS = dict[str, list[str]]()
+if IS_X86:
+    YOUNG_ISA_FLAGS["avx512bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16"]
+    YOUNG_ISA_FLAGS["amx"] = [*YOUNG_ISA_FLAGS["avx512bf16"], "-mamx-tile", "-mamx-bf16"]
 
 NVCC_FLAGS = [
     *("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
@@ -73,10 +79,26 @@ std::string probe() { return Py_GetVersion(); }
 """
 
 
+@functools.cache
+def isa_flags() -> dict[str, list[str]]:
+    """ISA_FLAGS and those of YOUNG_ISA_FLAGS that the compiler knows."""
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    found = dict(ISA_FLAGS)
+    for name, flags in YOUNG_ISA_FLAGS.items():
+        command = [*cxx_of(compiler), *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            found[name] = flags
+        else:
+            say(f"no {name} kernels in this build: {command[0]!r} does not know their flags")
+    return found
+
+
 def sources() -> list[Path]:
     """The translation units; on a machine of another architecture its ISA units only."""
-    isa = [CSRC / "cpu" / "isa" / f"{name}.cpp" for name in ISA_FLAGS]
-    unknown = {p.stem for p in CSRC.glob("cpu/isa/*.cpp")} - {"scalar", "avx2", "avx512"}
+    isa = [CSRC / "cpu" / "isa" / f"{name}.cpp" for name in isa_flags()]
+    known = {"scalar", "avx2", "avx512", "avx512bf16", "amx"}
+    unknown = {p.stem for p in CSRC.glob("cpu/isa/*.cpp")} - known
     if unknown:
         raise CompileError(f"csrc/cpu/isa: no flags in setup.py for {sorted(unknown)}")
     return [CSRC / "module.cpp", *sorted(CSRC.glob("cpu/*.cpp")), *(p for p in isa if p.exists())]
@@ -88,7 +110,7 @@ def headers() -> list[Path]:
 
 def flags_of(source: Path) -> list[str]:
     """The unit's own flags; the caller's CXXFLAGS come last."""
-    isa = ISA_FLAGS[source.stem] if source.parent.name == "isa" else []
+    isa = isa_flags()[source.stem] if source.parent.name == "isa" else []
     return [*FLAGS, *isa, *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
 

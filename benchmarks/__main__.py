@@ -19,7 +19,7 @@ from benchmarks import baseline, plots, report, roofline, sweep
 from benchmarks.cases import select
 from sr_kernels.bench import machine, peers, runtimes, tables
 from sr_kernels.bench.problem import Case
-from sr_kernels.bench.results import OURS, CaseResult, Run
+from sr_kernels.bench.results import MEDIUM, OURS, CaseResult, Run
 from sr_kernels.bench.runner import Settings, measure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"only these: {', '.join((*peers.FP32, *peers.BF16))}",
+        help=f"only these: {', '.join((*peers.FP32, *peers.BF16, MEDIUM))}",
     )
     add("--quick", action="store_true", help="few rounds, eager PyTorch alone; nothing is written")
     add("--threads", type=int, default=2, help="of everybody (default: %(default)s)")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.problems import ConvCase, DenseBlockCase, MemoryCase, NetworkCase, TransposedCase
+from benchmarks.problems import ChainCase, ConvCase, DenseBlockCase, MemoryCase, NetworkCase, TransposedCase
 from sr_kernels.bench.peers import BF16, FP32
 from sr_kernels.bench.problem import Case, Target
 
@@ -63,6 +63,8 @@ CASES: tuple[Case, ...] = (
     ConvCase("depthwise 5x5 64 gelu", 180, 320, kernel=5, depthwise=True, activation="gelu"),
     ConvCase("nearest x2 + 3x3 64->64 leaky", 90, 160, upsample=2, activation="leaky_relu"),
     TransposedCase("transposed 9x9 s4 56->1", 135, 240),
+    ChainCase("chain of 4 3x3 12->12 prelu", 270, 480),
+    ChainCase("chain of 4 3x3 12->12 prelu", 720, 1280),
     DenseBlockCase("dense block 64/32", 64, 64),
     DenseBlockCase("dense block 64/32", 180, 320),
     # memory-bound

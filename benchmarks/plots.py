@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.roofline import Roofline
 from benchmarks.sweep import Sweep
-from sr_kernels.bench.results import OURS, CaseResult, Run
+from sr_kernels.bench.results import MEDIUM, OURS, CaseResult, Run
 from sr_kernels.bench.tables import TITLES, milliseconds
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _bars(axes: Axes, case: CaseResult) -> None:
         name: time for name, r in case.results.items() if r.parity and (time := case.time(name)) is not None
     }
     names = sorted(timed, key=lambda name: timed[name], reverse=True)
-    halves = [case.results[name].precision == "bf16" for name in names]
+    halves = [case.results[name].precision != "fp32" for name in names]
     bars = axes.barh(
         [_title(name) for name in names],
         [timed[name] for name in names],
@@ -68,7 +68,7 @@ def _bars(axes: Axes, case: CaseResult) -> None:
             BLUE if name == OURS else GREY if not half else "white"
             for name, half in zip(names, halves, strict=True)
         ],
-        edgecolor=[BLUE if name == OURS else "#666666" for name in names],
+        edgecolor=[BLUE if name in (OURS, MEDIUM) else "#666666" for name in names],
         linewidth=0.6,
     )
     for bar, half in zip(bars, halves, strict=True):

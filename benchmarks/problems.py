@@ -140,6 +140,38 @@ class DenseBlockCase(Case):
         return Problem(block, ours, _normal([(1, self.channels, self.height, self.width)]))
 
 
+@dataclass(frozen=True)
+class ChainCase(Case):
+    """`depth` convolutions of `channels` in and out with PReLU: FSRCNN's body by itself."""
+
+    channels: int = 12
+    depth: int = 4
+
+    group = "layer"
+
+    def build(self) -> Problem:
+        parts: list[nn.Module] = []
+        for _ in range(self.depth):
+            parts += [nn.Conv2d(self.channels, self.channels, 3, padding=1), nn.PReLU(self.channels)]
+        network = nn.Sequential(*parts)
+        plain.frozen(plain.kaiming_(network))
+        layers = [
+            {
+                "weight": conv.weight,
+                "bias": conv.bias,
+                "padding": 1,
+                "activation": "prelu",
+                "prelu_weight": act.weight,
+            }
+            for conv, act in zip(parts[::2], parts[1::2], strict=True)
+        ]
+
+        def ours(x: Tensor) -> Tensor:
+            return ops.conv2d_chain(x, layers)
+
+        return Problem(network, ours, _normal([(1, self.channels, self.height, self.width)]))
+
+
 class Function(nn.Module):
     """A function as a module."""
 

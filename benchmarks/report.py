@@ -16,6 +16,7 @@ from sr_kernels.bench.tables import (
     against,
     costs,
     errors,
+    mediums,
     milliseconds,
     notes,
     provenance,
@@ -40,9 +41,8 @@ def markdown(run: Run, brief: bool = False) -> str:
                 parts.append(
                     f"Seconds to build + of the first call; MiB that a call takes:\n\n{_costs(cases)}"
                 )
-    lists = [
-        "\n".join(f"- {line}" for line in lines) for lines in (targets(run), slower(run), notes(run)) if lines
-    ]
+    found = targets(run), mediums(run), slower(run), notes(run)
+    lists = ["\n".join(f"- {line}" for line in lines) for lines in found if lines]
     return "\n\n".join([provenance(run), *parts, *lists])
 
 

@@ -113,8 +113,7 @@ class Roofline:
     @property
     def peak(self) -> float:
         """GFLOP/s at the instruction set and threads with which the layers ran."""
-        isa, threads = self.environment["extension"], self.settings["threads"]
-        return next(p.gflops for p in self.peaks if (p.isa, p.threads) == (isa, threads))
+        return next(p.gflops for p in reversed(self.peaks) if p.threads == self.settings["threads"])
 
     @property
     def copy(self) -> float:
@@ -360,6 +359,9 @@ def measure(threads: int, seconds: float, cases: Sequence[NetworkCase] = NETWORK
     threads = machine.set_threads(threads)
     counts = range(1, threads + 1)
     allowed = cpu.ISAS[: 1 + [isa.name for isa in cpu.ISAS].index(found)]
+    allowed = [
+        isa for isa in allowed if isa.name == isa.unit
+    ]  # the others multiply float32 as one below does
     peaks = [peak(isa, count, seconds) for isa in allowed for count in counts]
     bandwidths = [bandwidth(count, seconds) for count in counts]
     machine.set_threads(threads)

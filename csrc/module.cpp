@@ -30,15 +30,16 @@ const srk::Isa& isa(int index) {
 py::list isas() {
     const srk::Isa* const* list;
     const int count = srk::supported_isas(&list);
-    static const char* const kinds[] = {"direct", "thin", "depthwise", "winograd"};
+    static const char* const kinds[] = {"direct", "thin", "depthwise", "winograd", "bf16"};
     py::list out;
     for (int i = 0; i < count; ++i) {
         py::list kernels;
         for (int k = 0; k < list[i]->kernel_count; ++k) {
             const srk::ConvKernel& kernel = list[i]->kernels[k];
-            kernels.append(py::make_tuple(kernel.name, kinds[kernel.kind], kernel.channels, kernel.pixels));
+            kernels.append(py::make_tuple(kernel.name, kernel.unit, kinds[kernel.kind], kernel.channels,
+                                          kernel.pixels, kernel.depth));
         }
-        out.append(py::make_tuple(list[i]->name, list[i]->lanes, kernels));
+        out.append(py::make_tuple(list[i]->name, list[i]->lanes, list[i]->fast_bf16, kernels));
     }
     return out;
 }
@@ -110,8 +111,8 @@ void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& steps,
     bool done;
     {
         py::gil_scoped_release released;
-        done = chosen.chain(
-            {layers.data(), static_cast<int32_t>(layers.size()), rows, height, columns, threads});
+        done = chosen.chain({chosen.kernels, layers.data(), static_cast<int32_t>(layers.size()), rows, height,
+                             columns, threads});
     }
     if (!done) throw std::bad_alloc();
 }
@@ -151,7 +152,8 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Native kernels of sr_kernels; see csrc/params.h for the contract.";
     m.attr("build_id") = SRK_BUILD_ID;
     m.def("isas", &isas,
-          "[(name, lanes, [(kernel, kind, channels, pixels), ...]), ...] that run here, best last.");
+          "[(name, lanes, fast_bf16, [(kernel, unit, kind, channels, pixels, depth), ...]), ...] that run "
+          "here, best last.");
     m.def("openmp_library", &srk::openmp_library, "Path of the OpenMP runtime in use, '' for none.");
 
     srk::bind_params(m);

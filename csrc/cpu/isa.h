@@ -6,14 +6,16 @@
 
 namespace srk {
 
-enum KernelKind : int32_t { kDirect, kThin, kDepthwise, kWinograd };
+enum KernelKind : int32_t { kDirect, kThin, kDepthwise, kWinograd, kBf16 };
 
 // A convolution kernel: `channels` outputs by `pixels` of one row at a time. The rounding of an output depends on all
-// inputs of the `edge` x `edge` outputs that are computed as one; 1: on its own window alone.
+// inputs of the `edge` x `edge` outputs that are computed as one; 1: on its own window alone. Weights are packed for
+// inputs padded to a multiple of `depth`.
 struct ConvKernel {
     const char* name;
+    const char* unit;  // the instruction set that it needs
     KernelKind kind;
-    int32_t channels, pixels, edge;
+    int32_t channels, pixels, edge, depth;
     bool (*run)(const ConvParams&);  // false: no memory for scratch, nothing is promised about y
 };
 
@@ -23,10 +25,18 @@ struct ConvKernel {
 // each, which are walked down `rows` at a time; all three are rounded up to what the kernels need.
 constexpr int32_t kMaxChain = 32;
 struct ChainParams {
+    const ConvKernel* kernels;  // that the layers' numbers count
     const ConvParams* layers;
     int32_t count;  // 1 to kMaxChain
     int64_t rows, height, columns;
     int32_t threads;
+};
+
+// What an instruction set adds to the kernels of the one below it.
+struct ConvKernels {
+    const char* name;
+    const ConvKernel* kernels;
+    int32_t count;
 };
 
 struct Isa {
@@ -42,6 +52,7 @@ struct Isa {
     void (*float_to_image)(const ImageParams&);
     // Multiply-adds in registers, so many pieces on so many threads; the floating-point operations done.
     int64_t (*probe)(int64_t pieces, int threads);
+    bool fast_bf16;  // its kernels of bfloat16 products multiply faster than those of float32
 };
 
 // The instruction sets that are built in and that this CPU and its system support, best last.

@@ -37,6 +37,9 @@ _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
 _WINOGRAD_CHAIN = 16
 # Below, eager's few additions are so exact that the transforms alone are off by more than 4 times as much.
 _WINOGRAD_INPUTS = 12
+# Inputs that fill the products of bfloat16 values well enough; windows whose rows fit a strip of input.
+_BF16_INPUTS = 16
+_BF16_REACH = 16
 # Bytes of an input that PyTorch converts to channels_last faster than the result is computed.
 _CONVERTED = 32 << 20
 # A gradient's weights are packed at every step: that many pixels pay for it, whatever the channels. Where
@@ -53,30 +56,36 @@ class Isa:
     """One instruction set of this machine: its index in the extension, vector width and kernels."""
 
     def __init__(
-        self, index: int, name: str, lanes: int, kernels: Sequence[tuple[str, str, int, int]]
+        self,
+        index: int,
+        name: str,
+        lanes: int,
+        fast_bf16: bool,
+        kernels: Sequence[tuple[str, str, str, int, int, int]],
     ) -> None:
         self.index = index
         self.name = name
         self.lanes = lanes
         self.kernels = [cpu_pack.Kernel(index, lanes, i, *kernel) for i, kernel in enumerate(kernels)]
-        self._chosen: dict[tuple[int, int, bool, bool], cpu_pack.Kernel] = {}
+        self.unit = self.kernels[0].unit  # of all but the kernels that a set adds to the one below it
+        # The unit that multiplies bfloat16 values, and whether it does so in less time than float32 takes.
+        self.bf16 = next((k.unit for k in reversed(self.kernels) if k.kind == "bf16"), None)
+        self.fast_bf16 = fast_bf16
+        self._chosen: dict[tuple[int, int, str], cpu_pack.Kernel] = {}
 
-    def kernel_for(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
-        """The kernel for these channels; `winograd`: where F(4, 3) computes the layer, see `_winograd`."""
-        key = (co, ci, depthwise, winograd)
+    def kernel_for(self, co: int, ci: int, kind: str) -> cpu_pack.Kernel:
+        """The kernel for these channels among those of a kind, see `_kind`."""
+        key = (co, ci, kind)
         kernel = self._chosen.get(key)
         if kernel is None:
             kernel = self._chosen[key] = self._choose(*key)
         return kernel
 
-    def _choose(self, co: int, ci: int, depthwise: bool, winograd: bool) -> cpu_pack.Kernel:
-        if depthwise:
-            return next(k for k in self.kernels if k.kind == "depthwise")
-        if co <= 4 and ci >= self.lanes:
+    def _choose(self, co: int, ci: int, kind: str) -> cpu_pack.Kernel:
+        if kind in ("direct", "winograd") and co <= 4 and ci >= self.lanes:
             return next(k for k in self.kernels if k.kind == "thin" and k.channels == co)
         # Fewest padded channels first, then the widest block: it reads each input least often.
-        kind = "winograd" if winograd else "direct"
-        able = [k for k in self.kernels if k.kind == kind]
+        able = [k for k in self.kernels if k.kind == kind and (kind != "bf16" or k.unit == self.bf16)]
         return min(able, key=lambda k: (math.ceil(co / k.channels) * k.channels, -k.channels))
 
 
@@ -165,7 +174,10 @@ class CpuBackend(Backend):
         inside = min(args.padding) >= 0 and (
             max(args.padding) <= 1 or args.weight.shape[1] >= _GRADIENT_INPUTS
         )
-        return large and inside and _kernel_of(args).kind == "winograd"
+        if not (large and inside):
+            return False
+        kind = _kernel_of(args).kind
+        return kind == "winograd" or (kind == "bf16" and args.input.dtype == torch.float32)  # "medium"
 
     def prepare(self, op: str, args: Any) -> Callable[[Any], Tensor]:
         if op == "conv2d":
@@ -203,7 +215,7 @@ class CpuBackend(Backend):
         r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
         b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
         isa = current_isa()
-        record(f"cpu/residual_add/{isa.name}")
+        record(f"cpu/residual_add/{isa.unit}")
         _C.add(
             isa.index,
             x.data_ptr(),
@@ -224,7 +236,7 @@ class CpuBackend(Backend):
         image = image.contiguous()
         y = torch.empty((1, h, w, c), dtype=torch.float32)
         isa = current_isa()
-        record(f"cpu/image_to_float/{isa.name}")
+        record(f"cpu/image_to_float/{isa.unit}")
         bits = 8 * image.dtype.itemsize
         _C.image_to_float(isa.index, image.data_ptr(), y.data_ptr(), y.numel(), bits, torch.get_num_threads())
         return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
@@ -234,7 +246,7 @@ class CpuBackend(Backend):
         x = with_format(input, torch.channels_last)
         y = torch.empty((h, w, c), dtype=dtype)
         isa = current_isa()
-        record(f"cpu/float_to_image/{isa.name}")
+        record(f"cpu/float_to_image/{isa.unit}")
         bits = 8 * dtype.itemsize
         _C.float_to_image(isa.index, x.data_ptr(), y.data_ptr(), y.numel(), bits, torch.get_num_threads())
         return y
@@ -270,7 +282,7 @@ def _conv_slower(a: ConvArgs) -> list[str]:
     if a.groups > 1 and max(a.weight.shape[2:]) > 3:
         return ["PyTorch's own depthwise kernel is faster above 3x3"]
     if a.input.dtype == torch.bfloat16 and _bfloat16_is_slower(a):
-        return ["PyTorch's own bfloat16 kernels multiply twice as fast on this machine (AVX512-BF16)"]
+        return ["PyTorch's own bfloat16 kernels are faster on this machine (AVX512-BF16, AMX)"]
     # A shuffle, an upsample or few outputs win more than the two conversions cost; a plain layer does not.
     plain = a.upsample == 1 and a.pixel_shuffle == 1 and a.weight.shape[0] > 4
     if plain and memory_format_of(a.input) == torch.contiguous_format and not _repays_conversion(a):
@@ -279,10 +291,14 @@ def _conv_slower(a: ConvArgs) -> list[str]:
 
 
 def _bfloat16_is_slower(a: ConvArgs) -> bool:
-    """Plain layers by float32 arithmetic against AVX512-BF16's: 0.3 to 0.5 times as fast, but 1.1 times by
-    Winograd from 48 channels (0.9 at 32, without what follows the convolution) and with up to 4 outputs."""
+    """Plain layers beside PyTorch's own bfloat16 kernels, without what follows the convolution. Its tiles
+    (AMX) take 0.5 to 1.0 times as long as ours. Ours in float32 take 2 to 3 times as long as AVX512-BF16's,
+    but 0.9 times by Winograd from 48 channels (1.1 at 32) and with up to 4 outputs."""
+    isa = current_isa()
     if not torch.cpu._is_avx512_bf16_supported() or a.upsample > 1 or a.pixel_shuffle > 1:
         return False
+    if isa.fast_bf16 and _bf16(a):
+        return isa.bf16 == "amx"
     co, ci = a.weight.shape[:2]
     return not (
         (co <= 4 and ci >= 16 and a.groups == 1) or (min(co, ci) >= 32 and _winograd(a, *a.conv_size()))
@@ -334,15 +350,37 @@ def _winograd(a: ConvArgs, oh: int, ow: int) -> bool:
     )
 
 
+def _kind(a: ConvArgs) -> str:
+    """The kind of kernel for a layer, by shape, dtype and the precision in force."""
+    if a.groups > 1:
+        return "depthwise"
+    if _bf16(a):
+        return "bf16"
+    return "winograd" if _winograd(a, *a.conv_size()) else "direct"
+
+
+def _bf16(a: ConvArgs) -> bool:
+    """Whether products of bfloat16 values compute this layer, and in less time than float32 does."""
+    rounded = a.input.dtype == torch.float32 and config.get_precision() == "medium"
+    exact = a.input.dtype == torch.bfloat16 and a.upsample == 1  # phases sum weights: these need rounding
+    co, ci, kh, kw = a.weight.shape
+    reach = max((kh - 1) * a.dilation[0], (kw - 1) * a.dilation[1])
+    isa = current_isa()
+    if not isa.fast_bf16 or not (rounded or exact) or a.groups > 1 or reach > _BF16_REACH:
+        return False
+    # Vectors multiply twice as fast as in float32, where Winograd's algorithm is 2.5 to 3 times as fast.
+    return ci >= _BF16_INPUTS and (isa.bf16 == "amx" or (co > 4 and not _winograd(a, *a.conv_size())))
+
+
 def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:
     co, ci = a.weight.shape[:2]
-    return current_isa().kernel_for(co, ci, a.groups > 1, _winograd(a, *a.conv_size()))
+    return current_isa().kernel_for(co, ci, _kind(a))
 
 
 def _plan(a: ConvArgs, y: Tensor) -> ConvPlan:
     kernel = _kernel_of(a)
     chain = _WINOGRAD_CHAIN if kernel.kind == "winograd" else _CHAIN[config.get_precision()]
-    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{current_isa().name}", chain)
+    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{kernel.unit}", chain)
 
 
 def _conv_into(a: ConvArgs, y: Tensor) -> None:
@@ -353,7 +391,7 @@ def _conv_into(a: ConvArgs, y: Tensor) -> None:
 def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips) -> None:
     """Runs layers[i + 1] on what layers[i] gives, strip by strip, the last into y as `_conv_into` does."""
     isa = current_isa()
-    record(f"cpu/chain/{isa.name}")
+    record(f"cpu/chain/{isa.unit}")
     results = [*(layer.input for layer in layers[1:]), y]
     bound = [_plan(layer, result).bind(layer, result) for layer, result in zip(layers, results, strict=True)]
     if y.numel():
@@ -447,7 +485,7 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
     coarse, fine = (y, x) if inverse else (x, y)
     n, c, h, w = fine.shape
     isa = current_isa()
-    record(f"cpu/{op}/{isa.name}")
+    record(f"cpu/{op}/{isa.unit}")
 
     def strides(t: Tensor) -> tuple[int, int, int, int]:
         sn, sc, sy, sx = t.stride()

@@ -25,9 +25,11 @@ class Kernel:
     lanes: int
     index: int
     name: str
-    kind: str  # direct | thin | depthwise | winograd
+    unit: str  # the instruction set that it needs
+    kind: str  # direct | thin | depthwise | winograd | bf16
     channels: int
     pixels: int
+    depth: int  # inputs are padded to a multiple of it
 
     @property
     def block(self) -> int:
@@ -109,6 +111,10 @@ def _pack(w: Tensor, kernel: Kernel, shuffle: int) -> Tensor:
             kernel.isa, w.data_ptr(), u.data_ptr(), (co, ci), w.stride(), kernel.channels, FILTER_TRANSFORM
         )
         return u
+    if kernel.kind == "bf16":  # [ceil(Co/channels)][kh][kw][ceil(Ci/depth)*depth/2][channels][2]
+        w = F.pad(w, (0, 0, 0, 0, 0, -w.shape[1] % kernel.depth)).bfloat16()
+        w = _pad_channels(w, kernel.channels).unflatten(0, (-1, kernel.channels)).unflatten(2, (-1, 2))
+        return w.permute(0, 4, 5, 2, 1, 3).contiguous()
     # [ceil(Co/channels)][kh][kw][Ci][channels]
     w = _pad_channels(w, kernel.channels).unflatten(0, (-1, kernel.channels))
     return w.permute(0, 3, 4, 2, 1).contiguous()

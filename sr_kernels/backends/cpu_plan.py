@@ -43,7 +43,7 @@ class ConvPlan:
         oh, ow = a.conv_size()
         n, channels, h, w = a.input.shape
         aligned = all(stride % kernel.lanes == 0 for stride in y.stride() if stride > 1)
-        streams = kernel.kind == "winograd" and a.input.dtype == torch.float32 and aligned
+        streams = kernel.kind in ("winograd", "bf16") and a.input.dtype == torch.float32 and aligned
         serial = 2 * n * oh * ow * co * ci * kh * kw < _SERIAL_FLOPS
         for phase in phases(kh, kw, *self.settings[1:]):
             p = _C.ConvParams()

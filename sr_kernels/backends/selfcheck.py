@@ -103,8 +103,12 @@ def remember(key: str) -> None:
 def _check(isa: Isa) -> str:
     problems = [_check_kernel(isa, kernel, 0) for kernel in isa.kernels]
     # What converts 16 bits is the same code in all kernels of a kind.
-    first = {kernel.kind: kernel for kernel in reversed(isa.kernels)}
-    problems += [_check_kernel(isa, kernel, dtype) for kernel in first.values() for dtype in (1, 2)]
+    first = {(kernel.kind, kernel.unit): kernel for kernel in reversed(isa.kernels)}
+    problems += [
+        _check_kernel(isa, kernel, dtype)
+        for kernel in first.values()
+        for dtype in ((1,) if kernel.kind == "bf16" else (1, 2))
+    ]
     problems += [_check_epilogue(isa, i, name) for i, name in enumerate(_TRUE_ACTIVATIONS)]
     problems += _check_memory_ops(isa)
     wrong = [problem for problem in problems if problem]
@@ -150,6 +154,9 @@ def _check_kernel(isa: Isa, kernel: Any, dtype: int) -> str:
     given, added = _elements(x, dtype), _elements(residual, dtype)
     x, residual = _floats(given, dtype), _floats(added, dtype)
     weight = rng.standard_normal((co, 1 if depthwise else ci, 3, 3)).astype(np.float32)
+    if kernel.kind == "bf16":  # of values that it does not round
+        given = _elements(x := _floats(_elements(x, 1), 1), dtype)
+        weight = _floats(_elements(weight, 1), 1)
     padded = np.pad(x.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     truth = np.zeros((h, w, co))
     for ky in range(3):
@@ -174,6 +181,9 @@ def _check_kernel(isa: Isa, kernel: Any, dtype: int) -> str:
         packed = np.full((len(g) ** 2, -(-co // block), ci, block), np.nan, np.float32)
         strides = tuple(stride // 4 for stride in weight.strides)
         _C.pack_winograd(isa.index, weight.ctypes.data, packed.ctypes.data, (co, ci), strides, block, g)
+    elif kernel.kind == "bf16":
+        packed = np.pad(_elements(weight, 1), ((0, padding), (0, -ci % kernel.depth), (0, 0), (0, 0)))
+        packed = packed.reshape(-1, block, packed.shape[1] // 2, 2, 3, 3).transpose(0, 4, 5, 2, 1, 3)
     else:
         group = lanes if depthwise else block
         packed = np.pad(weight, ((0, padding), (0, 0), (0, 0), (0, 0)))

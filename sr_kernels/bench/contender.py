@@ -29,8 +29,8 @@ class Contender:
 
     build(problem) makes what is timed, or several variants, of which the first with parity is taken.
     missing() is why it cannot run on this machine, "" where it can. prepare(problem) writes the files that it
-    reads, which is not timed. precision: of its arithmetic, "fp32" or "bf16". whole: it runs whole networks
-    only.
+    reads, which is not timed. precision: of its arithmetic, "fp32" or "bf16", or "medium" of ours. whole: it
+    runs whole networks only.
     """
 
     name: str

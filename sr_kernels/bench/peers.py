@@ -21,8 +21,8 @@ from sr_kernels.bench import machine, runtimes
 from sr_kernels.bench.contender import Call, Contender
 from sr_kernels.bench.exchange import ncnn_file, onnx_file
 from sr_kernels.bench.problem import Problem
-from sr_kernels.bench.results import OURS
-from sr_kernels.config import get_precision
+from sr_kernels.bench.results import MEDIUM, OURS
+from sr_kernels.config import get_precision, set_precision
 
 
 def channels_last(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -38,6 +38,17 @@ def ours(problem: Problem, backend: str = "auto") -> Call:
 
     def call() -> Tensor:
         with use_backend(backend):
+            return problem.ours(*inputs)
+
+    return Call(call)
+
+
+def ours_medium(problem: Problem) -> Call:
+    """This package under precision "medium", float32 tensors as before."""
+    inputs = channels_last(problem.inputs)
+
+    def call() -> Tensor:
+        with set_precision("medium"):
             return problem.ours(*inputs)
 
     return Call(call)
@@ -104,6 +115,14 @@ def _no_bfloat16() -> str:
     return "" if machine.has_bfloat16() else "this processor has no bf16 instructions"
 
 
+def _no_medium() -> str:
+    if machine.extension().startswith("none"):
+        return machine.extension()
+    from sr_kernels.backends.cpu import current_isa
+
+    return "" if current_isa().fast_bf16 else "no kernels of bf16 products that gain on this processor"
+
+
 def _onnxruntime_missing() -> str:
     if machine.limited():
         return "has no setting that limits its instructions"
@@ -141,6 +160,7 @@ CONTENDERS: tuple[Contender, ...] = (
         onnx_file,
     ),
     _runtime("ncnn", "ncnn", partial(runtimes.ncnn, bfloat16=False), _ncnn_missing, ncnn_file),
+    Contender(MEDIUM, "ours, medium", ours_medium, _no_medium, "medium", whole=True),
     Contender("eager_bf16", "eager bf16", eager_bfloat16, _no_bfloat16, "bf16", whole=True),
     _runtime(
         "openvino_bf16",

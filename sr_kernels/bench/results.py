@@ -15,6 +15,7 @@ from sr_kernels.bench.problem import Target
 
 SCHEMA = 2
 OURS = "ours"
+MEDIUM = "ours_medium"  # ours under precision "medium", beside ours and the peers
 _ROUNDING = 2.0**-24  # of float32, relative
 
 
@@ -58,7 +59,7 @@ class Result:
     build_seconds: float = 0.0  # exporting, reading, optimising
     first_seconds: float = 0.0  # the first call: packing, compiling
     note: str = ""
-    precision: str = "fp32"  # of the arithmetic: fp32 or bf16
+    precision: str = "fp32"  # of the arithmetic: fp32, bf16 or ours under "medium"
     peak_mib: float | None = None  # memory of a call in a process of its own, beside inputs and weights
     kernels: tuple[str, ...] = ()  # that ran, where they are known
 
@@ -81,9 +82,9 @@ class CaseResult:
         result = self.results.get(contender)
         return result.timing.median if result and result.timing else None
 
-    def ratio(self, peer: str) -> float | None:
+    def ratio(self, peer: str, ours: str = OURS) -> float | None:
         """How many times as fast as the peer ours is; None unless both ran and gave the right result."""
-        mine, theirs = self.results.get(OURS), self.results.get(peer)
+        mine, theirs = self.results.get(ours), self.results.get(peer)
         if not (mine and theirs and mine.parity and theirs.parity and mine.timing and theirs.timing):
             return None
         return theirs.timing.median / mine.timing.median
@@ -97,9 +98,9 @@ class CaseResult:
         """The peers that compute in this precision."""
         return [name for name in self.peers if self.results[name].precision == precision]
 
-    def fastest(self, peers: Sequence[str]) -> tuple[str, float] | None:
+    def fastest(self, peers: Sequence[str], ours: str = OURS) -> tuple[str, float] | None:
         """The fastest of the peers and the ratio to it."""
-        ratios = {peer: ratio for peer in peers if (ratio := self.ratio(peer)) is not None}
+        ratios = {peer: ratio for peer in peers if (ratio := self.ratio(peer, ours)) is not None}
         return min(ratios.items(), key=lambda item: item[1]) if ratios else None
 
     def clearly_slower(self, peer: str) -> bool:
@@ -109,7 +110,7 @@ class CaseResult:
 
     @property
     def peers(self) -> list[str]:
-        """The contenders that are not ours."""
+        """The contenders that are not ours, under the precision in force."""
         return [name for name in self.results if name != OURS]
 
 

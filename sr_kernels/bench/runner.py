@@ -97,7 +97,8 @@ class Judge:
 
     Everything is compared with float64, in units of the RMS of what the network adds to its base, and may err
     FACTOR times as much as eager PyTorch: ours as the more exact of its two layouts, a float32 peer, which is
-    eager or computes as it does, as the other one, a bf16 peer as eager in bf16. Where float64 takes too
+    eager or computes as it does, as the other one, a bf16 peer as eager in bf16, and so
+    ours under "medium". Where float64 takes too
     long, eager's errors are taken at the smaller size that the case names; at the full one everybody is
     compared with eager's own result, and its error comes on top of what is allowed.
 
@@ -143,7 +144,7 @@ class Judge:
         allowed, factor = self.lenient, FACTOR
         if contender.name == OURS:
             allowed, factor = self.strict, _HIGHEST if get_precision() == "highest" else FACTOR
-        if contender.precision == "bf16":
+        if contender.precision != "fp32":
             assert self.bfloat16 is not None
             allowed = self.bfloat16
         limit = Error(
@@ -174,7 +175,7 @@ def measure(
         problem = case.build()
         try:
             progress("building", 0, len(contenders), "the exact result")
-            judge = Judge(case, problem, any(c.precision == "bf16" and not c.missing() for c in contenders))
+            judge = Judge(case, problem, any(c.precision != "fp32" and not c.missing() for c in contenders))
             results: dict[str, Result] = {}
             entries: dict[str, Entry] = {}
             for i, contender in enumerate(contenders):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sr_kernels.bench.peers import BF16, CONTENDERS
-from sr_kernels.bench.results import OURS, CaseResult, Result, Run
+from sr_kernels.bench.results import MEDIUM, OURS, CaseResult, Result, Run
 
 TITLES = {c.name: c.title for c in CONTENDERS}
 GROUPS = {
@@ -83,7 +83,7 @@ def show(run: Run, to: Console) -> None:
             to.print(_times(title, cases))
             if any(r.peak_mib is not None for case in cases for r in case.results.values()):
                 to.print(_costs(title, cases))
-    for line in [*targets(run), *slower(run), *notes(run)]:
+    for line in [*targets(run), *mediums(run), *slower(run), *notes(run)]:
         to.print(Text(line))
 
 
@@ -216,6 +216,22 @@ def targets(run: Run) -> list[str]:
 def _named(case: CaseResult, against: Sequence[str]) -> str:
     measured = [peer for peer in against if case.ratio(peer) is not None] or against
     return " and ".join(TITLES.get(peer, peer) for peer in measured)
+
+
+def mediums(run: Run) -> list[str]:
+    """One line for each case that ran under "medium" too: bf16 products, and what they cost in error."""
+    lines = []
+    for case in run.cases:
+        found, result = case.fastest(case.of("bf16"), MEDIUM), case.results.get(MEDIUM)
+        if result is None or result.error is None or result.timing is None:
+            continue
+        ratio = f", {found[1]:.2f}x the fastest bf16 peer ({TITLES.get(found[0], found[0])})" if found else ""
+        theirs = f", eager bf16's {case.bf16_error.rms:.1e}" if case.bf16_error else ""
+        lines.append(
+            f'under "medium": {case.name}: {milliseconds(result)} ms{ratio}; RMS error {result.error.rms:.1e}'
+            f"{theirs}"
+        )
+    return lines
 
 
 def slower(run: Run) -> list[str]:

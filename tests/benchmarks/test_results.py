@@ -195,3 +195,16 @@ def test_blocks_are_filled_between_their_marks(tmp_path):
     assert not report.fill(path, "bench", "| x |\n| y |")
     with pytest.raises(ValueError, match="quality:start"):
         report.fill(path, "quality", "")
+
+
+def test_ours_under_medium_is_compared_with_bf16_peers_alone():
+    medium = result(2.0, Error(1e-2, 1e-3), precision="medium")
+    half = result(3.0, Error(2e-2, 2e-3), precision="bf16")
+    found = case(ours=result(4.0), eager=result(8.0), ours_medium=medium, eager_bf16=half)
+    found = dataclasses.replace(found, bf16_error=Error(2e-2, 2e-3))
+    assert found.of("bf16") == ["eager_bf16"]
+    assert found.fastest(found.of("bf16")) == ("eager_bf16", 0.75)
+    (line,) = tables.mediums(run(found))
+    assert "2.00 ms, 1.50x the fastest bf16 peer (eager bf16)" in line
+    assert "RMS error 1.0e-03, eager bf16's 2.0e-03" in line
+    assert tables.mediums(run(case(ours=result(4.0), eager=result(8.0)))) == []

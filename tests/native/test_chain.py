@@ -74,7 +74,7 @@ def chained(layers, strips, y=None):
     y = poisoned(layers[-1]) if y is None else y
     with record_kernels() as names:
         cpu._chain_into(layers, y, cpu_chain.Strips(*strips))
-    assert names[0] == f"cpu/chain/{cpu.current_isa().name}"
+    assert names[0] == f"cpu/chain/{cpu.current_isa().unit}"
     assert len(names) == 1 + len(layers)
     return y
 

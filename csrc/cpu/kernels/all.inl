@@ -1,18 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// The body of an ISA unit. Everything lies in a namespace of the unit's own, and no STL is included: an inline
-// function shared with another unit could be the copy that this machine cannot run.
-#if SRK_LANES >= 8
-#include <immintrin.h>
-#endif
-
-#include "../isa.h"
-#include "../threads.h"
-
-#define SRK_CAT_(a, b) a##b
-#define SRK_CAT(a, b) SRK_CAT_(a, b)
-#define SRK_STR_(a) #a
-#define SRK_STR(a) SRK_STR_(a)
+// The body of a whole ISA unit.
+#include "unit.inl"
 
 namespace srk {
 namespace {
@@ -39,6 +28,6 @@ const Isa SRK_CAT(isa_, SRK_ISA) = {
     SRK_ISA::pack_winograd,  SRK_ISA::chain,
     SRK_ISA::shuffle,        SRK_ISA::add,
     SRK_ISA::image_to_float, SRK_ISA::float_to_image,
-    SRK_ISA::probe,
+    SRK_ISA::probe,          false,
 };
 }  // namespace srk

@@ -19,7 +19,7 @@ struct ChainPlan {
     bool failed;
 };
 
-inline int64_t edge_of(const ConvParams& p) { return kKernels[p.kernel].edge; }
+inline int64_t edge_of(const ChainParams& c, const ConvParams& p) { return c.kernels[p.kernel].edge; }
 
 // What a layer reads along one axis for `out` of its pixels, as pixels of the layer before: on its grid, of `size`.
 inline Range needed(Range out, int64_t pad, int64_t kernel, int64_t edge, int64_t size) {
@@ -38,8 +38,8 @@ struct Window {
 };
 
 // Computes rows x columns of layer p of image n from `from`, or from p.x, into `to`, or into p.y.
-bool run_piece(const ConvParams& p, int64_t n, Range rows, Range columns, const Window* from,
-               const Window* to) {
+bool run_piece(const ChainParams& c, const ConvParams& p, int64_t n, Range rows, Range columns,
+               const Window* from, const Window* to) {
     ConvParams q = p;
     const auto from_here = [&](const View& view, int64_t y, int64_t x) {
         return const_cast<char*>(address(p, view, n, y, x));
@@ -66,7 +66,7 @@ bool run_piece(const ConvParams& p, int64_t n, Range rows, Range columns, const 
         if (p.base_mode != kBaseNone)
             q.base.data = from_here(p.base, rows.begin * s / f, columns.begin * s / f);
     }
-    return kKernels[q.kernel].run(q);
+    return c.kernels[q.kernel].run(q);
 }
 
 // One strip, [out.begin, out.end) x columns of image n's last layer; false if there is no memory.
@@ -80,7 +80,7 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
     for (int32_t i = last - 1; i >= 0; --i) {
         const ConvParams &p = layers[i], &next = layers[i + 1];
         Window& w = windows[i];
-        const int64_t edge = edge_of(p);
+        const int64_t edge = edge_of(*plan.c, p);
         w.columns = needed(windows[i + 1].columns, next.pad_left, next.kw, edge, p.ow);
         w.pixel = p.co, w.line = w.columns.size() * p.co;
         most += next.kh - 1 + 2 * (edge - 1);
@@ -94,8 +94,8 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
     for (int32_t i = last; i >= 0; --i) {
         if (i < last) {
             const ConvParams& next = layers[i + 1];
-            need =
-                needed({need.begin, need.begin + 1}, next.pad_top, next.kh, edge_of(layers[i]), layers[i].oh);
+            need = needed({need.begin, need.begin + 1}, next.pad_top, next.kh, edge_of(*plan.c, layers[i]),
+                          layers[i].oh);
             windows[i].data = memory;
             memory += room[i];
         }
@@ -108,7 +108,8 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
         for (int32_t i = last - 1; i >= 0; --i) {
             const ConvParams& next = layers[i + 1];
             Window& w = windows[i];
-            const Range read = needed(rows[i + 1], next.pad_top, next.kh, edge_of(layers[i]), layers[i].oh);
+            const Range read =
+                needed(rows[i + 1], next.pad_top, next.kh, edge_of(*plan.c, layers[i]), layers[i].oh);
             rows[i] = {w.rows.end, read.end > w.rows.end ? read.end : w.rows.end};
             const int64_t keep = read.begin < w.rows.end ? read.begin : w.rows.end;
             if (keep > w.rows.begin) {
@@ -121,7 +122,7 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
             Window& w = windows[i];
             w.rows.end = rows[i].end;
             if (!rows[i].size() || !w.columns.size()) continue;
-            if (!run_piece(layers[i], n, rows[i], w.columns, i ? &windows[i - 1] : nullptr,
+            if (!run_piece(*plan.c, layers[i], n, rows[i], w.columns, i ? &windows[i - 1] : nullptr,
                            i < last ? &w : nullptr))
                 return false;
         }
@@ -145,8 +146,8 @@ void run_strips(const void* context, int64_t begin, int64_t end) {
 bool chain(const ChainParams& c) {
     const ConvParams& last = c.layers[c.count - 1];
     // Strips begin where a Winograd tile and a pixel of a nearest base begin.
-    int64_t unit = edge_of(last);
-    while (last.base_mode == kBaseNearest && unit * last.shuffle % last.base_factor) unit += edge_of(last);
+    int64_t unit = edge_of(c, last);
+    while (last.base_mode == kBaseNearest && unit * last.shuffle % last.base_factor) unit += edge_of(c, last);
     const auto whole = [unit](int64_t size) { return size > unit ? (size + unit - 1) / unit * unit : unit; };
     ChainPlan plan{&c, whole(c.rows), whole(c.height), whole(c.columns), 0, 0, false};
     plan.strips_y = (last.oh + plan.height - 1) / plan.height;

@@ -220,15 +220,17 @@ SRK_DIRECT(SRK_RUN_DIRECT)
 SRK_THIN(SRK_RUN_THIN)
 SRK_DEPTHWISE(SRK_RUN_DEPTHWISE)
 
-#define SRK_ROW_DIRECT(vectors, pixels) \
-    {"direct_" #vectors "x" #pixels, kDirect, vectors * L, pixels, 1, run_direct_##vectors##x##pixels},
-#define SRK_ROW_THIN(channels, pixels) \
-    {"thin_" #channels "x" #pixels, kThin, channels, pixels, 1, run_thin_##channels##x##pixels},
-#define SRK_ROW_DEPTHWISE(vectors, pixels)                                  \
-    {"depthwise_" #vectors "x" #pixels, kDepthwise, vectors * L, pixels, 1, \
+#define SRK_ROW_DIRECT(vectors, pixels)                                                    \
+    {"direct_" #vectors "x" #pixels, SRK_STR(SRK_ISA), kDirect, vectors * L, pixels, 1, 1, \
+     run_direct_##vectors##x##pixels},
+#define SRK_ROW_THIN(channels, pixels)                                               \
+    {"thin_" #channels "x" #pixels, SRK_STR(SRK_ISA), kThin, channels, pixels, 1, 1, \
+     run_thin_##channels##x##pixels},
+#define SRK_ROW_DEPTHWISE(vectors, pixels)                                                       \
+    {"depthwise_" #vectors "x" #pixels, SRK_STR(SRK_ISA), kDepthwise, vectors * L, pixels, 1, 1, \
      run_depthwise_##vectors##x##pixels},
-#define SRK_ROW_WINOGRAD(edge, vectors, tiles)                                      \
-    {"winograd" #edge "_" #vectors "x" #tiles, kWinograd, vectors * L, tiles, edge, \
+#define SRK_ROW_WINOGRAD(edge, vectors, tiles)                                                           \
+    {"winograd" #edge "_" #vectors "x" #tiles, SRK_STR(SRK_ISA), kWinograd, vectors * L, tiles, edge, 1, \
      run_winograd##edge##_##vectors##x##tiles},
 const ConvKernel kKernels[] = {SRK_WINOGRAD(SRK_ROW_WINOGRAD) SRK_DIRECT(SRK_ROW_DIRECT)
                                    SRK_THIN(SRK_ROW_THIN) SRK_DEPTHWISE(SRK_ROW_DEPTHWISE)};

@@ -181,7 +181,7 @@ SRK_INLINE V finished(const Factors& f, V sums, V bias, V slopes, int64_t lanes,
 // r1 and r2 point at the pixel in the residuals.
 template <int Act, bool Plain, bool Whole>
 inline void finish_vector(const ConvParams& p, const Factors& f, const float* sums, int64_t q, int64_t lanes,
-                          const char* r1, const char* r2, float* out) {
+                          const char* r1, const char* r2, bool streams, float* out) {
     float held[2][L];
     const auto vector = [&](const char* pixel, float* to) -> const float* {
         if (Plain || !pixel) return nullptr;
@@ -191,7 +191,9 @@ inline void finish_vector(const ConvParams& p, const Factors& f, const float* su
     const V slopes = Act == kPrelu ? load(p.prelu + q) : V{};
     const V r = finished<Act, Plain, Whole>(f, load(sums), load(p.bias + q), slopes, lanes,
                                             vector(r1, held[0]), vector(r2, held[1]));
-    if (Whole)
+    if (Whole && streams)
+        stream(out, r);
+    else if (Whole)
         store(out, r);
     else
         store_n(out, r, lanes);
@@ -201,6 +203,7 @@ template <int Act, bool Plain>
 void finish_tile(const ConvParams& p, const Tile& tile) {
     const int64_t py = tile.oy * p.step + p.phase_y, px = tile.ox * p.step + p.phase_x;
     const bool at_once = stored_at_once(p), scattered = at_once && p.shuffle > 1;
+    const bool streams = at_once && p.stream;
     const Factors f(p);
     const int64_t whole = tile.channels / L * L;
     const int64_t step_y = p.step * p.shuffle * p.y.sx;
@@ -216,10 +219,10 @@ void finish_tile(const ConvParams& p, const Tile& tile) {
         int64_t c = 0;
         for (; c < whole; c += L) {
             float* vector = scattered ? destination(p, tile.n, tile.oy, tile.ox + i, tile.q0 + c) : to + c;
-            finish_vector<Act, Plain, true>(p, f, sums + c, tile.q0 + c, L, r1i, r2i, vector);
+            finish_vector<Act, Plain, true>(p, f, sums + c, tile.q0 + c, L, r1i, r2i, streams, vector);
         }
         if (c < tile.channels)
-            finish_vector<Act, Plain, false>(p, f, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i,
+            finish_vector<Act, Plain, false>(p, f, sums + c, tile.q0 + c, tile.channels - c, r1i, r2i, false,
                                              to + c);
     }
     // Behind the loop, so that the sums lie in L1 by then and no load waits for a store.
