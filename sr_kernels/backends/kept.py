@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +15,20 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# (tensor, its address, version and layout, its storage, what was made)
-_cache: dict[Hashable, tuple[weakref.ref[Tensor], tuple[Any, ...], Tensor, Any]] = {}
+
+@dataclass(slots=True)
+class _Entry:
+    """What was made from a tensor."""
+
+    reference: weakref.ref[Tensor]
+    stamp: tuple[Any, ...]  # the tensor's address, version and layout
+    storage: Tensor
+    value: Any
+    ready: torch.cuda.Event | None = None  # on a GPU, until it is known to have passed
+    captured: list[Any] = field(default_factory=list)  # what CUDA graphs read, for the tensor's life
+
+
+_cache: dict[Hashable, _Entry] = {}
 
 
 def _forget(cache: dict[Hashable, Any], slot: Hashable, _: object) -> None:
@@ -29,30 +42,52 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
     The entry holds the storage: `.data = ...` leaves the version alone, and a freed address may be given out
     again, so that an address alone would prove nothing. An inference tensor counts no versions, so nothing
     made from one is kept. Of a tensor that has changed since, as in training, a second use is waited for:
-    what is made once can take the memory of the layer before, while it is in the caches. On a GPU what is
-    kept is ready for every stream; what is made while a graph is captured holds nothing yet, and is not kept.
+    what is made once can take the memory of the layer before, while it is in the caches.
+
+    On a GPU other streams wait for what was made on one. What a CUDA graph is captured with stays for the
+    tensor's life, since the graph reads it at every replay; what is made during a capture is not kept.
     """
     if tensor.is_inference():
         return make()
     slot = (id(tensor), key)
     entry = _cache.get(slot)
     stamp = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype
-    same = entry is not None and entry[0]() is tensor
-    if entry is not None and same and entry[1] == stamp and entry[3] is not _USED_ONCE:
-        value: T = entry[3]
+    same = entry is not None and entry.reference() is tensor
+    if entry is not None and same and entry.stamp == stamp and entry.value is not _USED_ONCE:
+        if tensor.is_cuda:
+            _await(entry)
+        value: T = entry.value
         return value
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         return make()
+    captured = entry.captured if entry is not None and same else []
+    changed = entry is not None and same and entry.stamp != stamp
+    del entry  # and with it the memory of what was made before
     reference = weakref.ref(tensor, functools.partial(_forget, _cache, slot))
-    if entry is not None and same and entry[1] != stamp:
-        _cache[slot] = (reference, stamp, tensor.detach(), _USED_ONCE)
-        del entry
+    if changed:
+        _cache[slot] = _Entry(reference, stamp, tensor.detach(), _USED_ONCE, None, captured)
         return make()
     value = make()
+    ready = None
     if tensor.is_cuda:
-        torch.cuda.current_stream(tensor.device).synchronize()
-    _cache[slot] = (reference, stamp, tensor.detach(), value)
+        ready = torch.cuda.Event()
+        ready.record(torch.cuda.current_stream(tensor.device))
+    _cache[slot] = _Entry(reference, stamp, tensor.detach(), value, ready, captured)
     return value
+
+
+def _await(entry: _Entry) -> None:
+    """Lets the current stream read an entry's value."""
+    capturing = torch.cuda.is_current_stream_capturing()
+    if capturing and not any(entry.value is value for value in entry.captured):
+        entry.captured.append(entry.value)
+    if entry.ready is not None:
+        if capturing:
+            entry.ready = None  # torch.cuda.graph has waited for the whole device
+        elif entry.ready.query():
+            entry.ready = None
+        else:
+            torch.cuda.current_stream(entry.storage.device).wait_event(entry.ready)
 
 
 _USED_ONCE = object()

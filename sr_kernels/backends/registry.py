@@ -160,6 +160,12 @@ def select(op: str, device: str, args: object, requested: str = "") -> Backend:
     raise BackendError(f"{op}: no backend can run this on {device}. " + " | ".join(refusals))
 
 
+def may_gain(device: str) -> bool:
+    """Whether any backend that is able on a device type has kernels for gradients of convolutions."""
+    candidates = _candidates.get(device) or _able(device)
+    return any(type(backend).gains is not Backend.gains for backend in candidates)
+
+
 def willing(op: str, device: str, args: object, requested: str = "") -> Backend | None:
     """The backend that runs op as a whole with these arguments and gains by it, among those in force; None if
     none does. Raises ValueError for an unknown name."""

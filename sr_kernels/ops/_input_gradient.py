@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sr_kernels.backends.base import ConvArgs, memory_format_of, with_format
-from sr_kernels.backends.registry import select
+from sr_kernels.backends.registry import may_gain, select
 
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.AutocastCUDA
@@ -39,7 +39,7 @@ def input_gradient(grad: Tensor, a: ConvArgs, backend: str) -> Tensor | None:
     grad = with_format(grad, memory_format_of(a.input))
     weight = a.weight.transpose(0, 1)
     back = ConvArgs(grad, weight, padding=padding)
-    if not select("conv2d", grad.device.type, back, backend).gains(back):
+    if not may_gain(grad.device.type) or not select("conv2d", grad.device.type, back, backend).gains(back):
         return None
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):  # the dtype is the forward's
         dx: Tensor = torch.ops.sr_kernels.conv2d.default(

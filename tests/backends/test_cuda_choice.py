@@ -31,7 +31,9 @@ def two(monkeypatch):
     monkeypatch.setattr(registry, "_ORDER", {"here": ("first", "second")})
     registry.register(Fake("first", 1000))
     registry.register(Fake("second", 64))
-    fact = cuda_choice.Fact("first", "second", lambda a: a.weight.shape[1] <= 8, "2 us where it takes 3 us")
+    fact = cuda_choice.Fact(
+        "first", "second", ("conv2d",), lambda a: a.weight.shape[1] <= 8, "2 us where it takes 3 us"
+    )
     monkeypatch.setattr(cuda_choice, "FACTS", (fact,))
 
 

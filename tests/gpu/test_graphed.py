@@ -38,10 +38,10 @@ def replays(model, x):
 @torch.no_grad()
 def test_results_are_the_modules(graphed):
     for size in ((17, 23), (32, 32), (17, 23)):
-        for turn in range(4):
+        for turn in range(5):
             x = picture(*size)
             y, replayed = replays(graphed, x)
-            assert replayed == (turn >= 2)
+            assert replayed == (turn >= 3)
             assert torch.equal(y, graphed.module(x))
         if size == (17, 23):
             graphed.reset()
@@ -57,7 +57,7 @@ def test_results_are_new_memory(graphed):
 @torch.no_grad()
 def test_least_recently_used_goes_first(graphed):
     for size in (8, 9, 8, 10):
-        for _ in range(3):
+        for _ in range(4):
             graphed(picture(size, size))
     assert [key[0][0][0][-1] for key in graphed._graphs] == [8, 10]
 
@@ -65,12 +65,13 @@ def test_least_recently_used_goes_first(graphed):
 @torch.no_grad()
 def test_changed_weights_are_noticed(graphed):
     x = picture(16, 16)
-    for _ in range(3):
+    for _ in range(4):
         before = graphed(x)
     next(graphed.module.parameters()).mul_(-1)
-    after = graphed(x)
-    assert not torch.equal(before, after)
-    assert torch.equal(after, graphed.module(x))
+    for _ in range(5):
+        after = graphed(x)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, graphed.module(x))
 
 
 def test_what_needs_gradients_runs_as_it_is(graphed):
@@ -85,7 +86,7 @@ def test_what_needs_gradients_runs_as_it_is(graphed):
 def test_threads_and_streams_share_a_graph(graphed):
     pictures = [picture(24, 24) for _ in range(16)]
     expected = [graphed.module(x) for x in pictures]
-    for x in pictures[:3]:
+    for x in pictures[:4]:
         graphed(x)
     torch.cuda.synchronize()
 
@@ -102,8 +103,44 @@ def test_threads_and_streams_share_a_graph(graphed):
 @torch.no_grad()
 def test_copies_capture_their_own(graphed):
     x = picture(8, 8)
-    for _ in range(3):
+    for _ in range(4):
         graphed(x)
     other = copy.deepcopy(graphed)
     assert not other._graphs
     assert torch.equal(other(x), graphed(x))
+
+
+@torch.no_grad()
+def test_memory_is_bounded(graphed):
+    graphed.most_bytes = 1
+    for size in (40, 48, 56):
+        for _ in range(4):
+            graphed(picture(size, size))
+    assert [key[0][0][0][-1] for key in graphed._graphs] == [56]
+
+
+@torch.no_grad()
+def test_an_enlarging_network_is_captured_after_its_weights_were_loaded(device):
+    """What packs the phases of its upsampling waits for the device, which a capture does not allow."""
+    if device != "cuda":
+        pytest.skip("CUDA graphs need a CUDA device")
+    model = models.create("rrdbnet", scale=4, num_block=1).eval().to(device, HALF)
+    x = picture(12, 16)
+    model(x)
+    model.load_state_dict({name: value * 0.5 for name, value in model.state_dict().items()})
+    graphed = nn.Graphed(model)
+    for turn in range(5):
+        y, replayed = replays(graphed, x)
+        assert replayed == (turn >= 3)
+        assert torch.equal(y, model(x))
+
+
+@torch.no_grad()
+def test_a_second_device(graphed):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("no second device")
+    for index in (0, 1):
+        mine = nn.Graphed(copy.deepcopy(graphed.module).to(f"cuda:{index}"))
+        for scale in (1.0, 0.5, 0.25, 2.0, 0.1):
+            x = picture(16, 16).to(f"cuda:{index}") * scale
+            assert torch.equal(mine(x), mine.module(x))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_weight_that_changes_at_every_step_is_kept_from_its_second_use_on(pack
         y = layer(x, weight)
         assert len(packs) == 1 + step
         slots = [key for (owner, key) in kept._cache if owner == id(weight)]
-        assert all(kept._cache[id(weight), key][3] is kept._USED_ONCE for key in slots)
+        assert all(kept._cache[id(weight), key].value is kept._USED_ONCE for key in slots)
     for _ in range(3):
         assert torch.equal(layer(x, weight), y)
     assert len(packs) == 5
@@ -127,9 +128,9 @@ def test_another_tensor_with_the_same_id(packs, monkeypatch):
     layer(x, weight)
     other = torch.randn(9, 5, 3, 3)
     for (_, key), entry in list(kept._cache.items()):
-        if entry[0]() is weight:  # as if weight had died and other had been given its id
-            stamp = (other.data_ptr(), other._version, *entry[1][2:])
-            kept._cache[(id(other), key)] = (entry[0], stamp, *entry[2:])
+        if entry.reference() is weight:  # as if weight had died and other had been given its id
+            stamp = (other.data_ptr(), other._version, *entry.stamp[2:])
+            kept._cache[(id(other), key)] = dataclasses.replace(entry, stamp=stamp)
     assert torch.equal(layer(x, other), layer(x, other.clone()))
 
 
