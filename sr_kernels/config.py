@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,12 +92,19 @@ def get(name: str) -> Any:
     """
     variable = ENVIRONMENT[name]
     text = os.environ.get(name) or variable.default
+    # a path's meaning depends on the folder and the home at the time
+    return _parse(name, text) if variable.parse is _path else _parsed(name, text)
+
+
+def _parse(name: str, text: str) -> Any:
+    variable = ENVIRONMENT[name]
     try:
         return variable.parse(text)
     except ValueError as error:
         raise ValueError(f"environment variable {name}={text!r}: {error}; {variable.meaning}") from None
 
 
+_parsed = functools.lru_cache(64)(_parse)
 _precision = "high"
 
 
