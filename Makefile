@@ -3,7 +3,7 @@
 # Every target sets up what it needs, in .venv, and reuses it the next time.
 #   make demo | test | bench | bench-sweep | bench-roofline | bench-check | bench-ops
 #        lint | format | sanitize | setup | clean | distclean
-#   make gpu-check | gpu-sanitize | gpu-bench | gpu-build   on a machine with a GPU, without setting up .venv
+#   make gpu-check | gpu-probe | gpu-sanitize | gpu-bench | gpu-build   on a machine with a GPU, without setting up .venv
 #   PYTHON=python3.12   the interpreter that .venv is made from (once)
 #   TORCH='torch==2.9.1'   what is given to pip for PyTorch; another value installs another torch
 #   TRITON='triton==3.5.1' the same for Triton, where PyTorch's wheel has brought none
@@ -27,7 +27,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: setup test demo bench bench-sweep bench-roofline bench-check bench-ops lint sanitize format clean distclean FORCE
-.PHONY: gpu-build gpu-check gpu-sanitize gpu-bench
+.PHONY: gpu-build gpu-probe gpu-check gpu-sanitize gpu-bench
 
 setup: $(STAMPS)/native
 
@@ -89,8 +89,18 @@ gpu-build:
 	@if [ -n "$(GPU_BUILD)" ]; then \
 	    $(GPU_PYTHON) setup.py --quiet build_ext --inplace || echo "the extension was not built" >&2; fi
 
+# Programs of their own for a Hopper GPU, with nvcc: what its descriptors mean, and its kernels beside a plain one, NaN
+# in their outputs beforehand and canaries around them.
+NVCC_SM90 = nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc
+gpu-probe:
+	@if command -v nvcc >/dev/null && nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then \
+	    mkdir -p build; set -x; \
+	    $(NVCC_SM90) csrc/cuda/probe_descriptors.cu -o build/probe; $(NVCC_SM90) csrc/cuda/bench_sm90.cu -o build/driver; \
+	    for what in copy swizzled planes rate; do timeout 30 build/probe $$what; done; timeout 60 build/driver check; \
+	else echo "no probe: it needs nvcc and a Hopper GPU"; fi
+
 # Results beside float64's, streams, graphs, threads, models; -k, -x, --gpu-all by PYTEST_ARGS.
-gpu-check: gpu-build
+gpu-check: gpu-build gpu-probe
 	workers=$$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(GPU_WORKERS)' || true); \
 	    timeout --signal=INT --kill-after=20 $(GPU_SECONDS) \
 	    $(GPU_PYTHON) -m pytest tests/gpu -q --tb=short --show-capture=no $$workers $(PYTEST_ARGS)
