@@ -93,7 +93,7 @@ gpu-build:
 # in their outputs beforehand and canaries around them.
 NVCC_SM90 = nvcc -gencode=arch=compute_90a,code=sm_90a -O3 -std=c++17 -Icsrc
 gpu-probe:
-	@if command -v nvcc >/dev/null && nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then \
+	@if command -v nvcc >/dev/null && nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -q '^9\.0'; then \
 	    mkdir -p build; set -x; \
 	    $(NVCC_SM90) csrc/cuda/probe_descriptors.cu -o build/probe; $(NVCC_SM90) csrc/cuda/bench_sm90.cu -o build/driver; \
 	    for what in copy swizzled planes rate; do timeout 30 build/probe $$what; done; timeout 60 build/driver check; \
