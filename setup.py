@@ -40,10 +40,8 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 FLAGS = [
     *("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *(
-        "-falign-functions=64",
-        "-falign-loops=64",
-    ),  # small loops decide, and lines cut in two cost them 1 to 2 %
+    # Small loops decide, and lines cut in two cost them 1 to 2 %.
+    *("-falign-functions=64", "-falign-loops=64"),
     *(["-march=x86-64"] if IS_X86 else []),  # the baseline, whatever flags Python itself was built with
 ]
 # csrc/cpu/isa/NAME.cpp -> what that unit alone may use; the unit is chosen at run time, by cpuid.

@@ -146,16 +146,15 @@ def _special_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
 def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_Layer]:
     """Channels stored in runs of 8 bytes and one by one, and more tiles than multiprocessors, so that a block
     of threads computes several; what it computes first and next are of different samples."""
-    chunks, stacked = kernel.name.endswith(("streamed", "wide")), kernel.channels == 32
-    if "staged" in kernel.name:
-        yield _Layer(136 if chunks else 48, 72, samples=3, repeats=_multiprocessors(device))
-        yield _Layer(152 if chunks else 64, 256, "none")
+    ci, stacked = 136 if kernel.wide else 48, kernel.channels == 32
+    if kernel.staged:
+        yield _Layer(ci, 72, samples=3, repeats=_multiprocessors(device))
+        yield _Layer(ci + 16, 256, "none")
         return
-    ci = 136 if chunks else 48
     co = (24, 22, 12) if stacked else (72, 70, 48)
     yield _Layer(ci, co[0], samples=3, repeats=_multiprocessors(device))
     yield _Layer(ci + 16, co[1])
-    yield _Layer(ci + 48 if chunks else 24, co[2], "nearest", 2 if stacked else 4)
+    yield _Layer(ci + 48 if kernel.wide else 24, co[2], "nearest", 2 if stacked else 4)
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -173,7 +172,8 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
         return given(n, c, h, w).contiguous(memory_format=torch.channels_last)
 
     weight = (given(co, ci, 3, 3) / (9 * ci) ** 0.5).to(dtype)
-    a = ConvArgs(picture(ci, h, w), weight, given(co), padding=(1, 1, 1, 1), scale=0.5)
+    bias = given(co)
+    a = ConvArgs(picture(ci, h, w), weight, bias, padding=(1, 1, 1, 1), scale=0.5)
     if layer.base_mode:
         a.activation, a.pixel_shuffle, a.base_mode = "silu", layer.shuffle, layer.base_mode
         if layer.base_mode != "none":
@@ -182,7 +182,7 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
         a.activation, a.prelu_weight = "prelu", given(co)
         a.residuals = [(picture(co, h, w), -1.5)]
     exact = reference.conv2d(
-        a.input.double(), a.weight.double(), a.bias.double() if a.bias is not None else None,
+        a.input.double(), a.weight.double(), bias.double(),
         padding=a.padding, activation=a.activation,
         prelu_weight=None if a.prelu_weight is None else a.prelu_weight.double(), scale=a.scale,
         residuals=[(r.double(), f) for r, f in a.residuals], pixel_shuffle=a.pixel_shuffle,
@@ -192,7 +192,7 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     def many(x: Tensor) -> Tensor:
         return x.to(device).repeat(layer.repeats, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
-    a.weight, a.bias = a.weight.to(device), None if a.bias is None else a.bias.to(device)
+    a.weight, a.bias = a.weight.to(device), bias.to(device)
     a.prelu_weight = None if a.prelu_weight is None else a.prelu_weight.to(device)
     a.input, a.residuals = many(a.input), [(many(r), f) for r, f in a.residuals]
     a.base = None if a.base is None else many(a.base)

@@ -49,6 +49,8 @@ class Kernel:
     full: bool
     special: bool  # made for some layers alone, and the best for them
     capability: int  # the only one that it runs on, 10 * major + minor; 0: any
+    wide: bool  # for more inputs than `depth` alone
+    staged: bool  # its results are staged, rows of its weights in the order of channels
 
 
 @functools.cache
@@ -149,7 +151,7 @@ def pack(w: Tensor, kernel: Kernel, gathers: bool, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the kernel's order, see csrc/cuda/launch.h."""
     w = channel_order(w, shuffle)
     if kernel.capability == 90:
-        return pack_sm90(w, kernel.channels, "staged" in kernel.name)
+        return pack_sm90(w, kernel.channels, kernel.staged)
     w = w.permute(0, 2, 3, 1).flatten(1)[..., None] if gathers else w.flatten(2)  # (Co, k, taps)
     w = F.pad(w, (0, 0, 0, -w.shape[1] % kernel.depth, 0, -w.shape[0] % kernel.channels))
     w = w.unflatten(1, (-1, kernel.depth)).unflatten(0, (-1, kernel.channels))

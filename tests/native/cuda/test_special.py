@@ -67,6 +67,7 @@ def test_few_outputs(hopper, sample, dtype):
         layer(16, 16, 9, 11, activation="gelu"),
         layer(16, 16, 9, 11, base="bilinear"),
         layer(16, 16, 9, 11, shuffle=2, base="nearest", factor=1),
+        layer(64, 64, 9, 11, shuffle=2, residuals=(1.0,)),
     ],
     ids=lambda s: s.name,
 )
