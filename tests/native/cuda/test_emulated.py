@@ -178,6 +178,17 @@ def test_weights_are_packed_once_and_again_when_they_change(backend, monkeypatch
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("shape", "padding"), [((1, 8, 1, 7), (1, 1, 0, 1)), ((2, 8, 5, 1), (1, 0, 1, 1)), ((1, 3, 1, 1), 0)]
+)
+def test_an_upsample_to_a_single_row_or_column(backend, shape, padding):
+    """Its other phases have no output pixels."""
+    kernel = (2, 2) if padding == 0 else (3, 3)
+    sample = Conv(shape=shape, channels=8, kernel=kernel, upsample=2, padding=padding, layout="channels_last")
+    assert 1 in ConvArgs.output_shape(arguments(sample, torch.float16)[0])[2:]
+    check(backend, sample, torch.float16)
+
+
 def test_what_cannot_be_launched_raises_with_shapes_and_kernel(backend, extension):
     a, _ = arguments(layer(8, 64, 5, 7), torch.float16)
     y = torch.empty(a.output_shape(), dtype=torch.float16, memory_format=torch.channels_last)
