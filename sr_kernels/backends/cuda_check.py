@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small proof on each GPU before a kernel is used there, against the op in float64.
 
-Passes are kept on disk by GPU, driver and build.
+Passes are kept on disk by GPU, driver and build. What passes by itself, a capture or a lack of memory, is a
+reason for the moment and no verdict: the next call asks again.
 """
 
 from __future__ import annotations
@@ -41,21 +42,23 @@ def left_out(device: torch.device) -> list[str]:
 
 
 def results(device: torch.device) -> dict[str, str]:
-    """Each kernel with why it failed, "" where it passed; checked at first use."""
+    """Each kernel with why it must not be used, "" where it passed; checked at first use."""
     index = _index(device)
     found = _results.get(index)
     if found is None:
         with _lock:
             found = _results.get(index)
             if found is None:
-                found = _results[index] = _check(device, index)
+                found, lasts = _check(device, index)
+                if lasts:
+                    _results[index] = found
     return found
 
 
 def report() -> dict[str, str]:
     """Every device and kernel with "passed" or what failed."""
     return {
-        f"{torch.cuda.get_device_name(index)}, {name}": failure or "passed"
+        f"cuda:{index}, {torch.cuda.get_device_name(index)}, {name}": failure or "passed"
         for index in range(torch.cuda.device_count())
         for name, failure in results(torch.device("cuda", index)).items()
     }
@@ -75,18 +78,51 @@ def _name(index: int) -> str:
     return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {gpu_driver.version()}"
 
 
+def without_code(archs: str, capability: int) -> str:
+    """Why a build for these architectures, such as "80 90a", has no kernels for a GPU; "" where it has.
+
+    Machine code runs on chips of the same major and no earlier minor, that of "90a" on 9.0 alone; what
+    drivers compile, see code_of in setup.py, is there for the first architecture without a letter.
+    """
+    plain = [int(arch) for arch in archs.split() if arch.isdecimal()]
+    exact = [int(arch.rstrip("af")) for arch in archs.split() if not arch.isdecimal()]
+    same = any(arch <= capability and arch // 10 == capability // 10 for arch in plain)
+    if same or capability in exact or (plain and plain[0] <= capability):
+        return ""
+    return f"the CUDA kernels are built for {archs}, and this GPU is of {capability}"
+
+
+def _obstacle(device: torch.device, index: int) -> tuple[str, bool]:
+    """(why no kernel can be checked there now, "" where it can; whether that lasts)."""
+    if index < 0:
+        return "", True
+    major, minor = torch.cuda.get_device_capability(index)
+    if missing := without_code(cuda_plan.native.archs, 10 * major + minor):
+        return missing, True
+    with torch.cuda.device(index):
+        if torch.cuda.is_current_stream_capturing():
+            return "kernels are checked at first use, which cannot be while a graph is captured", False
+    return "", True
+
+
 @torch.no_grad()
-def _check(device: torch.device, index: int) -> dict[str, str]:
+def _check(device: torch.device, index: int) -> tuple[dict[str, str], bool]:
+    """(`results`, whether they last)."""
     names = [*(kernel.name for kernel in cuda_plan.kernels_on(device)), _MEMORY]
     key = f"{_name(index)} | cuda | {cuda_plan.native.build_id}"
     if selfcheck.remembered(key):
-        return dict.fromkeys(names, "")
+        return dict.fromkeys(names, ""), True
+    obstacle, lasts = _obstacle(device, index)
+    if obstacle:
+        return dict.fromkeys(names, obstacle), lasts
     found = {}
     for name in names:
         try:
             found[name] = check_memory_ops(device) if name == _MEMORY else check_kernel(device, name)
         except Exception as error:  # a driver fails in ways of its own
             found[name] = f"{type(error).__name__}: {error}"
+            if "out of memory" in str(error):
+                return dict.fromkeys(names, f"no memory for the kernels' self-check: {error}"), False
     wrong = [f"{name}: {failure}" for name, failure in found.items() if failure]
     if wrong:
         warnings.warn(
@@ -97,7 +133,7 @@ def _check(device: torch.device, index: int) -> dict[str, str]:
         )
     else:
         selfcheck.remember(key)
-    return found
+    return found, True
 
 
 def _normal(seed: int) -> torch.Generator:

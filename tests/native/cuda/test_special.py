@@ -222,5 +222,6 @@ def test_the_self_check_passes_and_a_variant_that_fails_is_left_out(hopper, monk
         cuda_check._results[-1][f"conv2d_sm90/{name}"] = "wrong"
         hopper_runs = check(hopper, sample, torch.float16)
         assert hopper_runs == [f"cuda/conv2d_{then}"]
+        assert cuda_plan.has_special(arguments(sample, torch.float16)[0]) == then.startswith("sm90")
     assert check(hopper, sample, torch.float16) == ["cuda/conv2d_sm80/64x64"]
     assert hopper.reasons("conv2d", arguments(sample, torch.float16)[0]) == []
