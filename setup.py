@@ -282,6 +282,7 @@ class BuildNative(build_ext):
                 raise
             say(f"NO CUDA KERNELS in this build: nvcc fails. {error}")
             remove_stale("_cuda")
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # of an earlier build
 
     def build_cpu(self, ext: Extension) -> None:
         import pybind11

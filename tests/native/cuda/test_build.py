@@ -76,13 +76,19 @@ def test_an_nvcc_that_does_not_start(tools, build, monkeypatch):
 
 
 @pytest.mark.parametrize("optional", [True, False])
-def test_what_nvcc_cannot_compile_is_left_out_unless_it_was_asked_for(tools, build, capfd, optional):
+def test_what_nvcc_cannot_compile_is_left_out_unless_it_was_asked_for(
+    tools, build, capfd, tmp_path, monkeypatch, optional
+):
     tools("nvcc", NVCC)
     tools("nvidia-smi", "echo 8.6")
     extension = setuptools.Extension("sr_kernels._cuda", ["csrc/cuda/module.cpp"], optional=optional)
     command = build["BuildNative"](Distribution())
+    stale = tmp_path / "stale.so"
+    stale.write_text("of an earlier build")
+    monkeypatch.setattr(command, "get_ext_fullpath", lambda name: str(stale), raising=False)
     if optional:
         command.build_extension(extension)
+        assert not stale.exists()
         assert "unsupported host compiler" in capfd.readouterr().err
     else:
         with pytest.raises(CompileError, match="unsupported host compiler"):
