@@ -27,7 +27,6 @@ from sr_kernels.backends.base import (
 )
 from sr_kernels.backends.cuda_plan import (
     ConvPlan,
-    addresses,
     fits,
     is_aligned,
     is_thin,
@@ -115,13 +114,13 @@ class _Conv2d:
 
     def __init__(self, a: ConvArgs) -> None:
         self.shape = a.output_shape()
+        self.is_empty = 0 in self.shape
         self.strides = dense_strides(self.shape, torch.channels_last)
         self.format = memory_format_of(a.input)
         self.converts = dense_strides(self.shape, self.format) != self.strides
         self.fits, self.thin = fits(a.input), is_thin(a.input)
         added = _added(a)
-        self.adds = bool(added)
-        self.copies = not all(map(is_pixel_major, added))
+        self.adds, self.copies = bool(added), not all(map(is_pixel_major, added))
         self.plans: dict[tuple[bool, bool], ConvPlan] = {}
 
     def __call__(self, a: ConvArgs) -> Tensor:
@@ -134,7 +133,7 @@ class _Conv2d:
         if plan is None:
             plan = self.plans[key] = ConvPlan(a, y, cuda_check.left_out(y.device))
         record(plan.name)
-        if 0 not in self.shape:
+        if not self.is_empty:
             plan.run(a, y)
         return with_format(y, self.format) if self.converts else y
 
@@ -231,7 +230,7 @@ class _DenseBlock:
             layers = zip(plan.layers, a.weights, a.biases, strict=True)
             packed = [layer.packed(weight, bias, None) for layer, weight, bias in layers]
             steps = [step for layer in plan.layers for step in layer.steps]
-            each = [addresses(*pair)[0] for pair in zip(pictures, packed, strict=True)]
+            each = [(*of, *read.tails[0]) for of, read in zip(pictures, packed, strict=True)]
             cuda_plan.native.conv2d_steps(*place(y), steps, each)
         return with_format(y, self.format) if self.converts else y
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -177,7 +178,7 @@ def pack_sm90(w: Tensor, rows: int, staged: bool) -> Tensor:
 
 
 class ConvPlan:
-    """A convolution but for its addresses: all that shapes, strides and numbers decide. Not written to."""
+    """A convolution but for its addresses: all that shapes, strides and numbers decide."""
 
     def __init__(
         self, a: ConvArgs, y: Tensor, left_out: Sequence[str] = (), second: Tensor | None = None
@@ -202,14 +203,33 @@ class ConvPlan:
             step.kernel = self.kernel.index
         self.parts = tuple(parts)
         self._weights_key = "cuda weights", self.kernel.name, tuple(self.gathers), self.parts, *self.settings
+        self._packed: dict[int, _Packed] = {}
 
-    def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> list[list[Tensor]]:
-        """What each step reads beside pictures: weights, bias and, where it has any, PReLU's slopes."""
+    def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> _Packed:
+        """What its steps read beside pictures: weights, bias and, where it has any, PReLU's slopes."""
+        known = self._packed.get(id(weight))
+        same = known is not None and known.is_of(weight, bias, prelu)
+        if known is not None and same and known.tails:
+            return known
         co, shuffle = weight.shape[0], self.settings[0]
         vectors = [_vector(bias, weight, co, self.kernel, shuffle)]
         if prelu is not None:
             vectors.append(_vector(prelu, weight, co, self.kernel, shuffle))
-        return [[part, *vectors] for part in cached(weight, self._weights_key, lambda: self._pack(weight))]
+        parts = cached(weight, self._weights_key, lambda: self._pack(weight))
+        self._keep(weight, bias, prelu, (parts, vectors) if same else ())
+        return _Packed(None, bias, prelu, (), _tails(parts, vectors), (parts, vectors))
+
+    def _keep(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None, made: Any) -> None:
+        """Notes the tensors, and at their second use what was made of them."""
+        given = [t for t in (weight, bias, prelu) if t is not None]
+        if any(t.is_inference() for t in given) or _is_captured(weight):
+            return
+        if made and weight.is_cuda:
+            torch.cuda.current_stream(weight.device).synchronize()  # what is kept is ready for every stream
+        reference = weakref.ref(weight, functools.partial(_forget, self._packed, id(weight)))
+        held = made, [t.detach() for t in given]
+        tails = _tails(*made) if made else []
+        self._packed[id(weight)] = _Packed(reference, bias, prelu, _stamp(weight, bias, prelu), tails, held)
 
     def _pack(self, weight: Tensor) -> list[Tensor]:
         shuffle, upsample, top, left = self.settings
@@ -221,11 +241,58 @@ class ConvPlan:
 
     def run(self, a: ConvArgs, y: Tensor) -> None:
         """Launches it on tensors like those that it was planned for."""
-        pictures = [t.data_ptr() for t in (a.input, y, *(r for r, _ in a.residuals))]
-        pictures += [0] * (4 - len(pictures))
-        pictures += [0 if a.base is None else a.base.data_ptr(), 0]
+        pictures = [a.input.data_ptr(), y.data_ptr(), 0, 0, 0, 0]
+        for i, (residual, _) in enumerate(a.residuals):
+            pictures[2 + i] = residual.data_ptr()
+        if a.base is not None:
+            pictures[4] = a.base.data_ptr()
         packed = self.packed(a.weight, a.bias, a.prelu_weight)
-        native.conv2d_steps(*place(y), self.steps, addresses(pictures, packed))
+        native.conv2d_steps(*place(y), self.steps, [(*pictures, *tail) for tail in packed.tails])
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """What a plan's steps read beside pictures. Of unchanged tensors the plan itself keeps it, which saves
+    each call what `cached` asks of each tensor; it holds their storages, see there."""
+
+    weight: weakref.ref[Tensor] | None
+    bias: Tensor | None
+    prelu: Tensor | None
+    stamp: tuple[int, ...]
+    tails: Sequence[tuple[int, int, int]]  # addresses of weights, bias and slopes, for each step
+    held: Any
+
+    def is_of(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> bool:
+        """Whether it was made of these tensors, unchanged since."""
+        return (
+            self.weight is not None
+            and self.weight() is weight
+            and self.bias is bias
+            and self.prelu is prelu
+            and self.stamp == _stamp(weight, bias, prelu)
+        )
+
+
+def _stamp(weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> tuple[int, ...]:
+    """Of tensors whose shapes are known: it changes whenever they are written to or moved."""
+    stamp: tuple[int, ...] = weight.data_ptr(), weight._version
+    for t in (bias, prelu):
+        if t is not None:
+            stamp += t.data_ptr(), t._version
+    return stamp
+
+
+def _tails(parts: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    bias, prelu = vectors[0].data_ptr(), vectors[1].data_ptr() if len(vectors) > 1 else 0
+    return [(part.data_ptr(), bias, prelu) for part in parts]
+
+
+def _forget(packed: dict[int, _Packed], key: int, _: object) -> None:
+    packed.pop(key, None)
+
+
+def _is_captured(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _parts(a: ConvArgs) -> dict[int, Phase]:
@@ -280,11 +347,6 @@ def has_special(a: ConvArgs) -> bool:
     )
     able = _able(a, cuda_check.left_out(a.input.device))
     return _made_for([_step(b, y, phase, None) for phase in _parts(a).values()], able) is not None
-
-
-def addresses(pictures: Sequence[int], packed: Sequence[Sequence[Tensor]]) -> list[list[int]]:
-    """Those of each step, in the order of csrc/cuda/module.cpp; pictures: x, y, two residuals, base, x2."""
-    return [[*pictures, *(t.data_ptr() for t in step), *[0] * (3 - len(step))] for step in packed]
 
 
 def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:
