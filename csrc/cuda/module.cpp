@@ -49,8 +49,8 @@ std::string sizes(std::initializer_list<int64_t> list) {
     return text + ")";
 }
 
-// A convolution kernel as Python sees it: a portable one by its index, or one made for some layers alone, with
-// its reason against a layer. `capability`: the only one that it runs on, 10 * major + minor, or 0.
+// A convolution kernel as Python sees it: a portable one by its index, or one made for some layers alone,
+// with its reason against a layer. `capability`: the only one that it runs on, 10 * major + minor, or 0.
 struct Kernel : srk::cuda::Conv2dKernel {
     int capability;
     bool wide, staged;  // for more inputs than `depth` alone; its results are staged in shared memory
