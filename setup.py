@@ -5,7 +5,7 @@ pybind11, and nothing of torch.
 
 SR_KERNELS_BUILD_NATIVE: "auto" (default) builds them where the tools are found, and a pure Python package
 otherwise; "1" makes missing tools an error; "0" never builds them. SR_KERNELS_CUDA_ARCHS: what nvcc compiles
-for. See docs/building.md.
+for; where neither names it, a failure of nvcc leaves the CUDA kernels out. See docs/building.md.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 FLAGS = [
     *("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *(
-        "-falign-functions=64",
-        "-falign-loops=64",
-    ),  # small loops decide, and lines cut in two cost them 1 to 2 %
+    # Small loops decide, and lines cut in two cost them 1 to 2 %.
+    *("-falign-functions=64", "-falign-loops=64"),
     *(["-march=x86-64"] if IS_X86 else []),  # the baseline, whatever flags Python itself was built with
 ]
 # csrc/cpu/isa/NAME.cpp -> what that unit alone may use; the unit is chosen at run time, by cpuid.
@@ -67,6 +65,7 @@ CUDA_UNITS = (
 )
 CUDA_UNITS_90A = ("conv2d_sm90.cu",)  # compiled for that one alone, and left out where it is not wanted
 CUDA_ARCHS = ["80", "86", "89", "90a", "120"]
+LEAST_ARCH = 80  # that the kernels are written for
 PROCESS_MEMORY = 3 << 29  # bytes that one of nvcc's compilers may take
 
 PROBE = """
@@ -202,14 +201,31 @@ def present_archs() -> list[str]:
         found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    archs = {"".join(pair) for pair in re.findall(r"^(\d+)\.(\d)$", found, re.MULTILINE)}
-    return sorted("90a" if arch == "90" else arch for arch in archs)
+    archs = {int(major + minor) for major, minor in re.findall(r"^(\d+)\.(\d)$", found, re.MULTILINE)}
+    for arch in sorted(arch for arch in archs if arch < LEAST_ARCH):
+        say(f"no CUDA kernels for the GPU of sm_{arch}: they need sm_{LEAST_ARCH}")
+    return ["90a" if arch == 90 else str(arch) for arch in sorted(archs) if arch >= LEAST_ARCH]
 
 
+def cuda_is_explicit() -> bool:
+    """Whether the caller names what to compile for: then it must be compiled."""
+    return os.environ.get("SR_KERNELS_CUDA_ARCHS", "native").strip() != "native"
+
+
+def output_of(*command: str) -> str:
+    """What a command prints. Raises CompileError where it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        output = f"{getattr(error, 'stdout', None) or ''}{getattr(error, 'stderr', None) or ''}"
+        raise CompileError(f"{shlex.join(command)}: {error}\n{output}") from error
+
+
+@functools.cache
 def cuda_archs() -> tuple[list[str], str]:
     """(architectures to compile for, why none); nothing is chosen without a word."""
     text = os.environ.get("SR_KERNELS_CUDA_ARCHS")
-    explicit = text is not None and text.strip() != "native"
+    explicit = cuda_is_explicit()
     if explicit:
         archs = re.split(r"[\s,;]+", text.strip()) if text.strip() not in ("", "none") else []
         if not archs:
@@ -217,13 +233,18 @@ def cuda_archs() -> tuple[list[str], str]:
     else:
         archs = present_archs() if text or is_in_place() else CUDA_ARCHS
         if not archs:
-            return [], "no GPU in this machine to compile for; SR_KERNELS_CUDA_ARCHS names others"
+            return [], "no able GPU in this machine to compile for; SR_KERNELS_CUDA_ARCHS names others"
     nvcc = find_nvcc()
     if nvcc is None:
         if explicit:
             raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}, but nvcc is neither in CUDA_HOME nor on PATH")
         return [], "nvcc is neither in CUDA_HOME nor on PATH"
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    try:
+        listed = output_of(nvcc, "--list-gpu-arch")
+    except CompileError as error:
+        if explicit:
+            raise
+        return [], str(error)
     able = [arch for arch in archs if f"compute_{arch.rstrip('af')}\n" in listed]
     if unable := [arch for arch in archs if arch not in able]:
         if explicit:
@@ -251,10 +272,17 @@ class BuildNative(build_ext):
     """Each unit with its own flags, several at once; an object is kept while its inputs are the same."""
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.name.endswith("._cuda"):
-            self.build_cuda(ext)
-        else:
+        if not ext.name.endswith("._cuda"):
             self.build_cpu(ext)
+            return
+        try:
+            self.build_cuda(ext)
+        except CompileError as error:
+            if not ext.optional:
+                raise
+            say(f"NO CUDA KERNELS in this build: nvcc fails. {error}")
+            remove_stale("_cuda")
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # of an earlier build
 
     def build_cpu(self, ext: Extension) -> None:
         import pybind11
@@ -294,15 +322,14 @@ class BuildNative(build_ext):
         units = [Path(source) for source in ext.sources]
         archs = cuda_archs()[0]
         nvcc = [find_nvcc(), *(["-ccbin", os.environ["CXX"]] if os.environ.get("CXX") else [])]
-        version = subprocess.run([nvcc[0], "--version"], capture_output=True, text=True, check=True).stdout
-        tools = [*nvcc[1:], version]
+        tools = [*nvcc[1:], output_of(nvcc[0], "--version")]
         python = [pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]
         include = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
         inputs = {*units, *(p for unit in units for p in included(unit))}
         build_id = digest(inputs, *tools, *python, *NVCC_FLAGS, *code_of(archs))[:16]
         jobs = self.parallel or processes()
         workers = min(jobs, len(units))
-        threads = max(1, min(len(archs), 2 * jobs // len(units)))
+        threads = max(1, min(len(archs), jobs // workers))  # compilers of one nvcc
         say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {workers} units at a time")
 
         def compile_unit(unit: Path) -> Path:
@@ -315,10 +342,7 @@ class BuildNative(build_ext):
 
             def compiled(folder: str) -> str:
                 made = Path(folder) / f"{unit.stem}.o"
-                command = [*nvcc, *own, f"--threads={threads}", *include, "-c", str(unit), "-o", str(made)]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise CompileError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+                output_of(*nvcc, *own, f"--threads={threads}", *include, "-c", str(unit), "-o", str(made))
                 return str(made)
 
             return kept_object(unit, digest(included(unit), *own_tools, *own)[:24], compiled)
@@ -328,10 +352,7 @@ class BuildNative(build_ext):
         target = self.get_ext_fullpath(ext.name)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         # The runtime is linked in and not shown to others: torch may bring one of another version.
-        command = [*nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL", *objects, "-o", target]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise CompileError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+        output_of(*nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL", *objects, "-o", target)
         say(f"built {ext.name} for {' '.join(archs)}, {len(units)} units, build {build_id}")
 
 
@@ -368,7 +389,11 @@ def extensions() -> list[Extension]:
     if archs:
         names = [*CUDA_UNITS, *(CUDA_UNITS_90A if "90a" in archs else ())]
         units = [(CSRC / "cuda" / name).as_posix() for name in names]
-        found.append(Extension("sr_kernels._cuda", sources=units, depends=depends, language="c++"))
+        optional = not cuda_is_explicit() and os.environ.get("SR_KERNELS_BUILD_NATIVE") != "1"
+        cuda = Extension(
+            "sr_kernels._cuda", sources=units, depends=depends, language="c++", optional=optional
+        )
+        found.append(cuda)
     else:
         say(f"no CUDA kernels in this build: {reason}")
         remove_stale("_cuda")

@@ -17,8 +17,8 @@ constexpr uint32_t kPixelBytes = kChannels * 2;
 // How a thread's four packed channels lie in every tensor of the epilogue: eight aligned bytes, or anywhere.
 enum Access { kVector, kScalar };
 
-// Pixels of x and x2 by tiles with halo; of the others by a warpgroup's share of a tile, where results are staged:
-// (channel, x, row of sub-pixels, y, n), all channels of a row of sub-pixels in the first.
+// Pixels of x and x2 by tiles with halo; of the others by a warpgroup's share of a tile, where results are
+// staged: (channel, x, row of sub-pixels, y, n), all channels of a row of sub-pixels in the first.
 struct Maps {
     CUtensorMap x, x2, y, res1, res2;
 };

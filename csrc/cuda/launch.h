@@ -48,8 +48,8 @@ bool conv2d_is_plain(const ConvParams& p);
 std::string conv2d_refusal(const ConvParams& p);
 cudaError_t conv2d(const ConvParams& p, cudaStream_t stream);
 
-// The one for at most four outputs: why it does not take p (null where it does), and its launch. Weights as those
-// of a portable kernel {4 channels, depth 32} that does not gather.
+// The one for at most four outputs: why it does not take p (null where it does), and its launch. Weights as
+// those of a portable kernel {4 channels, depth 32} that does not gather.
 const char* conv2d_tail_reason(const ConvParams& p);
 cudaError_t conv2d_tail(const ConvParams& p, cudaStream_t stream);
 

@@ -49,10 +49,11 @@ std::string sizes(std::initializer_list<int64_t> list) {
     return text + ")";
 }
 
-// A convolution kernel as Python sees it: a portable one by its index, or one made for some layers alone, with its
-// reason against a layer. `capability`: the only one that it runs on, 10 * major + minor, or 0.
+// A convolution kernel as Python sees it: a portable one by its index, or one made for some layers alone,
+// with its reason against a layer. `capability`: the only one that it runs on, 10 * major + minor, or 0.
 struct Kernel : srk::cuda::Conv2dKernel {
     int capability;
+    bool wide, staged;  // for more inputs than `depth` alone; its results are staged in shared memory
     const char* (*reason)(const ConvParams&);
     cudaError_t (*launch)(const ConvParams&, cudaStream_t);
 };
@@ -67,7 +68,7 @@ const char* tail_reason(const ConvParams& p) {
 
 #ifdef SRK_SM90
 // The Hopper kernel's variants, by outputs that share an operand and by chunks of inputs.
-template <bool stacked, bool wide, bool staged = false>
+template <bool stacked, bool wide, bool staged>
 const char* sm90_reason(const ConvParams& p) {
     if (stacked != (p.co <= 32) || wide != (p.ci > 64))
         return "another variant of the kernel is for these channels";
@@ -80,6 +81,13 @@ const char* sm90_reason(const ConvParams& p) {
         return "a residual is expanded";
     return staged ? srk::conv2d_sm90_staged_reason(p) : srk::conv2d_sm90_reason(p);
 }
+
+template <bool stacked, bool wide, bool staged>
+Kernel sm90(const char* name) {
+    const auto launch = staged ? srk::conv2d_sm90_staged : srk::conv2d_sm90;
+    return {{name, stacked ? 32 : 64, 64, false}, 90,    wide, staged,
+            sm90_reason<stacked, wide, staged>,   launch};
+}
 #endif
 
 // The portable ones first, where `ConvParams::kernel` is their own index too.
@@ -87,18 +95,15 @@ const std::vector<Kernel>& kernels() {
     static const std::vector<Kernel> list = [] {
         std::vector<Kernel> made;
         for (const auto& kernel : srk::cuda::conv2d_kernels())
-            made.push_back({kernel, 0, nullptr, srk::cuda::conv2d});
-        made.push_back({{"conv2d_tail", 4, 32, true}, 0, tail_reason, srk::cuda::conv2d_tail});
+            made.push_back({kernel, 0, false, false, nullptr, srk::cuda::conv2d});
+        made.push_back({{"conv2d_tail", 4, 32, true}, 0, false, false, tail_reason, srk::cuda::conv2d_tail});
 #ifdef SRK_SM90
-        const auto sm90 = srk::conv2d_sm90;
-        const auto staged = srk::conv2d_sm90_staged;
-        made.push_back({{"conv2d_sm90/staged", 64, 64, false}, 90, sm90_reason<false, false, true>, staged});
-        made.push_back(
-            {{"conv2d_sm90/staged_wide", 64, 64, false}, 90, sm90_reason<false, true, true>, staged});
-        made.push_back({{"conv2d_sm90/resident", 64, 64, false}, 90, sm90_reason<false, false>, sm90});
-        made.push_back({{"conv2d_sm90/streamed", 64, 64, false}, 90, sm90_reason<false, true>, sm90});
-        made.push_back({{"conv2d_sm90/stacked", 32, 64, false}, 90, sm90_reason<true, false>, sm90});
-        made.push_back({{"conv2d_sm90/stacked_wide", 32, 64, false}, 90, sm90_reason<true, true>, sm90});
+        made.push_back(sm90<false, false, true>("conv2d_sm90/staged"));
+        made.push_back(sm90<false, true, true>("conv2d_sm90/staged_wide"));
+        made.push_back(sm90<false, false, false>("conv2d_sm90/resident"));
+        made.push_back(sm90<false, true, false>("conv2d_sm90/streamed"));
+        made.push_back(sm90<true, false, false>("conv2d_sm90/stacked"));
+        made.push_back(sm90<true, true, false>("conv2d_sm90/stacked_wide"));
 #endif
         return made;
     }();
@@ -214,12 +219,13 @@ PYBIND11_MODULE(SRK_MODULE, m) {
             py::list list;
             for (const auto& kernel : kernels())
                 list.append(py::make_tuple(kernel.name, kernel.channels, kernel.depth, kernel.full,
-                                           kernel.reason != nullptr, kernel.capability));
+                                           kernel.reason != nullptr, kernel.capability, kernel.wide,
+                                           kernel.staged));
             return list;
         },
-        "[(name, output channels of a block, input channels of a step, takes every epilogue, the only "
-        "compute "
-        "capability that it runs on or 0), ...]");
+        "[(name, output channels of a block, input channels of a step, takes every epilogue, made for some "
+        "layers alone, the only compute capability that it runs on or 0, for more inputs than one step's, "
+        "stages its results), ...]");
     m.def("conv2d_refusal", &refusal, py::arg("params"),
           "Why the kernel does not take the parameters on the current device; empty where it does.");
     m.def("conv2d_gathers", &srk::cuda::conv2d_gathers, py::arg("params"));

@@ -130,11 +130,37 @@ def with_format(y: Tensor, memory_format: torch.memory_format) -> Tensor:
     return y if y.stride() == strides else y.as_strided(y.shape, strides)
 
 
+def is_pixel_major(x: Tensor) -> bool:
+    """Whether each pixel's channels of x (N, C, H, W) lie side by side."""
+    return x.stride(1) == 1 or x.shape[1] == 1
+
+
 def pixel_major(x: Tensor) -> Tensor:
     """x (N, C, H, W) itself where each pixel's channels lie side by side, else a channels_last copy."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
+    return x if is_pixel_major(x) else x.contiguous(memory_format=torch.channels_last)
+
+
+def dtype_reasons(tensors: Sequence[Tensor | None], dtypes: Sequence[torch.dtype]) -> list[str]:
+    """Why kernels of these dtypes refuse the tensors."""
+    known = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    found = sorted({str(t.dtype) for t in tensors if t is not None and t.dtype not in dtypes})
+    return [f"the kernels take {', '.join(known)}, not {', '.join(found)}"] if found else []
+
+
+def dense_block_reasons(
+    a: DenseBlockArgs, dtypes: Sequence[torch.dtype], widest: int | None = None
+) -> list[str]:
+    """Why kernels of these dtypes, and of windows up to `widest`, refuse a dense block that they compute
+    layer by layer, two residuals at most each. All its tensors have one dtype, see ops/_check.py."""
+    reasons = dtype_reasons([a.input], dtypes)
+    if len(a.residuals) > 1:
+        reasons.append("the kernels add two residuals at most, and the block's input is one of them")
+    shapes = [weight.shape[2:] for weight in a.weights]
+    if any(kh != kw or kh % 2 == 0 for kh, kw in shapes):
+        reasons.append("kernels must be square and odd")
+    if widest is not None and any(kh > widest for kh, _ in shapes):
+        reasons.append(f"kernels must be at most {widest}x{widest}")
+    return reasons
 
 
 class Backend:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,19 +17,22 @@ from sr_kernels.backends.base import (
     ChainArgs,
     ConvArgs,
     DenseBlockArgs,
+    dense_block_reasons,
     dense_strides,
+    dtype_reasons,
+    is_pixel_major,
     memory_format_of,
     pixel_major,
     with_format,
 )
 from sr_kernels.backends.cuda_plan import (
     ConvPlan,
-    addresses,
-    aligned,
     fits,
+    is_aligned,
     is_thin,
     lay_out,
     place,
+    reads_two,
 )
 from sr_kernels.backends.registry import record
 
@@ -58,8 +61,8 @@ class CudaBackend(Backend):
             return _dense_block_reasons(args) or cuda_check.reasons(args.input.device, plain=True)
         assert isinstance(args, tuple)
         x: Tensor = args[0]
-        if op == "residual_add" and x.dtype not in cuda_plan.DTYPES:
-            return [f"the kernels take float32, bfloat16 and float16, not {x.dtype}"]
+        if op == "residual_add" and (refused := dtype_reasons([x], tuple(cuda_plan.DTYPES))):
+            return refused
         if op == "float_to_image" and x.dtype != torch.float32:
             return [f"pictures are made of float32, not of {x.dtype}"]
         if x.dtype.itemsize > 8:
@@ -102,50 +105,63 @@ class CudaBackend(Backend):
 
 
 def _empty(shape: Sequence[int], strides: Sequence[int], like: Tensor) -> Tensor:
-    return torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)
+    return like.new_empty_strided(shape, strides)
 
 
 class _Conv2d:
-    """conv2d of arguments like the first; a plan for inputs that are read in place and one for copies."""
+    """conv2d of arguments like the first; a plan for each way in which addresses decide what runs: whether
+    the input is read in place or from a copy, and whether what is added lies at multiples of 16 bytes."""
 
     def __init__(self, a: ConvArgs) -> None:
         self.shape = a.output_shape()
+        self.is_empty = 0 in self.shape
         self.strides = dense_strides(self.shape, torch.channels_last)
         self.format = memory_format_of(a.input)
         self.converts = dense_strides(self.shape, self.format) != self.strides
         self.fits, self.thin = fits(a.input), is_thin(a.input)
-        self.copies = pixel_major(a.input) is not a.input or any(
-            pixel_major(t) is not t
-            for t in (*(r for r, _ in a.residuals), *([] if a.base is None else [a.base]))
-        )
-        self.plans: dict[bool, ConvPlan] = {}
+        added = _added(a)
+        self.adds, self.copies = bool(added), not all(map(is_pixel_major, added))
+        self.plans: dict[tuple[bool, bool], ConvPlan] = {}
 
     def __call__(self, a: ConvArgs) -> Tensor:
         y = _empty(self.shape, self.strides, a.input)
-        in_place = self.fits and (self.thin or a.input.data_ptr() % 16 == 0)
-        others = [r for r, _ in a.residuals] if a.base is None else [a.base, *(r for r, _ in a.residuals)]
-        if self.copies or not in_place or any(t.data_ptr() % 16 for t in others):
+        in_place = self.fits and (self.thin or is_aligned(a.input))
+        if self.copies or not in_place:
             a = _laid_out(a)
-        plan = self.plans.get(in_place)
+        key = in_place, not self.adds or all(map(is_aligned, _added(a)))
+        plan = self.plans.get(key)
         if plan is None:
-            plan = self.plans[in_place] = ConvPlan(a, y, cuda_check.left_out(y.device))
+            plan = self.plans[key] = ConvPlan(a, y, cuda_check.left_out(y.device))
         record(plan.name)
-        if 0 not in self.shape:
+        if not self.is_empty:
             plan.run(a, y)
         return with_format(y, self.format) if self.converts else y
 
 
+def _added(a: ConvArgs) -> list[Tensor]:
+    residuals = [residual for residual, _ in a.residuals]
+    return residuals if a.base is None else [*residuals, a.base]
+
+
 def _laid_out(a: ConvArgs) -> ConvArgs:
-    """a, its tensors where the kernels can read them."""
-    residuals = [(aligned(pixel_major(residual)), weight) for residual, weight in a.residuals]
-    base = None if a.base is None else aligned(pixel_major(a.base))
+    """a, its tensors as the kernels read them."""
+    residuals = [(pixel_major(residual), weight) for residual, weight in a.residuals]
+    base = None if a.base is None else pixel_major(a.base)
     return replace(a, input=lay_out(a.input), residuals=residuals, base=base)
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockPlan:
+    """The convolutions of a dense block. copies: where a layer's kernel cannot read two tensors, the input is
+    copied into the buffer's first channels."""
+
+    copies: bool
+    layers: Sequence[ConvPlan]
 
 
 class _DenseBlock:
     """dense_block of arguments like the first: all its convolutions in one native call, each writing into its
-    channels of one buffer, so that nothing is concatenated. The block's input is read where it lies; where a
-    layer's kernel cannot read two tensors, it is copied into the buffer's first channels."""
+    channels of one buffer, so that nothing is concatenated. Plans as `_Conv2d` has them."""
 
     def __init__(self, a: DenseBlockArgs) -> None:
         n, self.channels, h, w = a.input.shape
@@ -155,74 +171,75 @@ class _DenseBlock:
         self.strides = dense_strides(a.input.shape, torch.channels_last)
         self.format = memory_format_of(a.input)
         self.converts = dense_strides(a.input.shape, self.format) != self.strides
-        self.plans: list[ConvPlan] = []
-        self.copies = False
+        self.plans: dict[tuple[bool, bool], _BlockPlan] = {}
 
-    def _buffer(self, like: Tensor) -> Tensor:
+    def _buffer(self, like: Tensor, copies: bool) -> Tensor:
         """For what grows, behind the input's channels where these are copied."""
         n, h, w = self.shape
-        count = self.ends[-1] + (self.channels if self.copies else 0)
+        count = self.ends[-1] + (self.channels if copies else 0)
         shape = n, max(count + -count % 8, 8), h, w
         return _empty(shape, dense_strides(shape, torch.channels_last), like)
 
-    def _plan(self, a: DenseBlockArgs, x: Tensor, buffer: Tensor, y: Tensor) -> list[ConvPlan]:
-        left_out = cuda_check.left_out(y.device)
-        skip = self.channels if self.copies else 0
-        plans = []
+    def _layers(self, a: DenseBlockArgs, y: Tensor, copies: bool) -> list[_Layer]:
+        """a: its tensors as the kernels read them."""
+        buffer = self._buffer(a.input, copies)
+        skip = self.channels if copies else 0
+        layers: list[_Layer] = []
         for i, (weight, end) in enumerate(zip(a.weights, self.ends, strict=True)):
-            second = buffer[:, :end] if end and not self.copies else None
-            own = buffer[:, : skip + end] if self.copies else x
+            second = buffer[:, :end] if end and not copies else None
+            own = buffer[:, : skip + end] if copies else a.input
             layer = ConvArgs(own, weight, padding=(weight.shape[2] // 2,) * 4)
             if i < len(self.ends) - 1:
                 layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
                 into = buffer[:, skip + end : skip + self.ends[i + 1]]
             else:
                 layer.scale, into = a.scale, y
-                residuals = [(aligned(pixel_major(residual)), factor) for residual, factor in a.residuals]
-                layer.residuals = [(x, a.input_scale), *residuals]
-            plans.append(ConvPlan(layer, into, left_out, second))
-        return plans
+                layer.residuals = [(a.input, a.input_scale), *a.residuals]
+            layers.append((layer, into, second))
+        return layers
 
-    def _prepared(self, a: DenseBlockArgs, x: Tensor, y: Tensor) -> Tensor:
-        """The buffer, and the plans made if they are not yet."""
-        buffer = self._buffer(x)
-        if not self.plans:
-            try:
-                self.plans = self._plan(a, x, buffer, y)
-            except LookupError:
-                self.copies = True
-                buffer = self._buffer(x)
-                self.plans = self._plan(a, x, buffer, y)
-        return buffer
+    def _plan(self, a: DenseBlockArgs, y: Tensor) -> _BlockPlan:
+        left_out = cuda_check.left_out(y.device)
+        layers = self._layers(a, y, copies=False)
+        two = [(layer, into, left_out, second) for layer, into, second in layers if second is not None]
+        copies = not all(reads_two(*layer) for layer in two)
+        if copies:
+            layers = self._layers(a, y, copies=True)
+        return _BlockPlan(copies, [ConvPlan(layer, into, left_out, second) for layer, into, second in layers])
 
     def __call__(self, a: DenseBlockArgs) -> Tensor:
         x = lay_out(a.input)
-        y = _empty(a.input.shape, self.strides, a.input)
-        buffer = self._prepared(a, x, y)
-        for plan in self.plans:
-            record(plan.name)
+        y = _empty(a.input.shape, self.strides, x)
+        residuals = [(pixel_major(residual), factor) for residual, factor in a.residuals]
+        key = x is a.input, all(is_aligned(residual) for residual, _ in residuals)
+        plan = self.plans.get(key)
+        if plan is None:
+            plan = self.plans[key] = self._plan(replace(a, input=x, residuals=residuals), y)
+        for layer in plan.layers:
+            record(layer.name)
         if y.numel():
-            grown = buffer.data_ptr()
-            own = x.data_ptr()
-            if self.copies:
+            buffer = self._buffer(x, plan.copies)
+            own, grown = x.data_ptr(), buffer.data_ptr()
+            second = 0 if plan.copies else grown
+            if plan.copies:
                 buffer[:, : self.channels].copy_(x)
                 own, grown = grown, grown + self.channels * self.size
-            residual = aligned(pixel_major(a.residuals[0][0])) if a.residuals else None
-            pictures = [
-                [own, grown + end * self.size, 0, 0, 0, 0 if self.copies else grown] for end in self.ends[:-1]
-            ]
-            last = 0 if residual is None else residual.data_ptr()
-            pictures.append([own, y.data_ptr(), x.data_ptr(), last, 0, 0 if self.copies else grown])
-            layers = zip(self.plans, a.weights, a.biases, strict=True)
-            packed = [plan.packed(weight, bias, None) for plan, weight, bias in layers]
-            steps = [step for plan in self.plans for step in plan.steps]
-            each = [addresses(*pair)[0] for pair in zip(pictures, packed, strict=True)]
+            added = residuals[0][0].data_ptr() if residuals else 0
+            pictures = [[own, grown + end * self.size, 0, 0, 0, second] for end in self.ends[:-1]]
+            pictures.append([own, y.data_ptr(), x.data_ptr(), added, 0, second])
+            layers = zip(plan.layers, a.weights, a.biases, strict=True)
+            packed = [layer.packed(weight, bias, None) for layer, weight, bias in layers]
+            steps = [step for layer in plan.layers for step in layer.steps]
+            each = [(*of, *read.tails[0]) for of, read in zip(pictures, packed, strict=True)]
             cuda_plan.native.conv2d_steps(*place(y), steps, each)
         return with_format(y, self.format) if self.converts else y
 
 
+_Layer = tuple[ConvArgs, Tensor, Tensor | None]  # a convolution, its result, what follows its input
+
+
 def _conv_reasons(a: ConvArgs) -> list[str]:
-    reasons = _dtype_reasons(a.input)
+    reasons = dtype_reasons([a.input], cuda_plan.HALVES)
     kh, kw = a.weight.shape[2:]
     if max(kh, kw) > _MAX_KERNEL:
         reasons.append(f"kernel {kh}x{kw} is larger than {_MAX_KERNEL}x{_MAX_KERNEL}")
@@ -241,21 +258,10 @@ def _conv_reasons(a: ConvArgs) -> list[str]:
 
 
 def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
-    reasons = _dtype_reasons(a.input)
-    if len(a.residuals) > 1:
-        reasons.append("the kernels add two residuals at most, and the block's input is one of them")
-    if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 or w.shape[2] > _MAX_KERNEL for w in a.weights):
-        reasons.append(f"kernels must be square, odd and at most {_MAX_KERNEL}")
+    reasons = dense_block_reasons(a, cuda_plan.HALVES, _MAX_KERNEL)
     if max(a.input.shape[2:]) >= _MAX_EXTENT:
         reasons.append(f"an extent is {_MAX_EXTENT} or more")
     return reasons
-
-
-def _dtype_reasons(x: Tensor) -> list[str]:
-    """All tensors have one dtype, see ops/_check.py."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return []
-    return [f"the kernels take float16 and bfloat16, not {x.dtype}"]
 
 
 def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small proof on each GPU before a kernel is used there, against the op in float64.
 
-Passes are kept on disk by GPU, driver and build.
+Passes are kept on disk by GPU, driver and build. What passes by itself, a capture or a lack of memory, is a
+reason for the moment and no verdict: the next call asks again.
 """
 
 from __future__ import annotations
@@ -41,21 +42,23 @@ def left_out(device: torch.device) -> list[str]:
 
 
 def results(device: torch.device) -> dict[str, str]:
-    """Each kernel with why it failed, "" where it passed; checked at first use."""
+    """Each kernel with why it must not be used, "" where it passed; checked at first use."""
     index = _index(device)
     found = _results.get(index)
     if found is None:
         with _lock:
             found = _results.get(index)
             if found is None:
-                found = _results[index] = _check(device, index)
+                found, lasts = _check(device, index)
+                if lasts:
+                    _results[index] = found
     return found
 
 
 def report() -> dict[str, str]:
     """Every device and kernel with "passed" or what failed."""
     return {
-        f"{torch.cuda.get_device_name(index)}, {name}": failure or "passed"
+        f"cuda:{index}, {torch.cuda.get_device_name(index)}, {name}": failure or "passed"
         for index in range(torch.cuda.device_count())
         for name, failure in results(torch.device("cuda", index)).items()
     }
@@ -75,18 +78,51 @@ def _name(index: int) -> str:
     return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {gpu_driver.version()}"
 
 
+def without_code(archs: str, capability: int) -> str:
+    """Why a build for these architectures, such as "80 90a", has no kernels for a GPU; "" where it has.
+
+    Machine code runs on chips of the same major and no earlier minor, that of "90a" on 9.0 alone; what
+    drivers compile, see code_of in setup.py, is there for the first architecture without a letter.
+    """
+    plain = [int(arch) for arch in archs.split() if arch.isdecimal()]
+    exact = [int(arch.rstrip("af")) for arch in archs.split() if not arch.isdecimal()]
+    same = any(arch <= capability and arch // 10 == capability // 10 for arch in plain)
+    if same or capability in exact or (plain and plain[0] <= capability):
+        return ""
+    return f"the CUDA kernels are built for {archs}, and this GPU is of {capability}"
+
+
+def _obstacle(device: torch.device, index: int) -> tuple[str, bool]:
+    """(why no kernel can be checked there now, "" where it can; whether that lasts)."""
+    if index < 0:
+        return "", True
+    major, minor = torch.cuda.get_device_capability(index)
+    if missing := without_code(cuda_plan.native.archs, 10 * major + minor):
+        return missing, True
+    with torch.cuda.device(index):
+        if torch.cuda.is_current_stream_capturing():
+            return "kernels are checked at first use, which cannot be while a graph is captured", False
+    return "", True
+
+
 @torch.no_grad()
-def _check(device: torch.device, index: int) -> dict[str, str]:
+def _check(device: torch.device, index: int) -> tuple[dict[str, str], bool]:
+    """(`results`, whether they last)."""
     names = [*(kernel.name for kernel in cuda_plan.kernels_on(device)), _MEMORY]
     key = f"{_name(index)} | cuda | {cuda_plan.native.build_id}"
     if selfcheck.remembered(key):
-        return dict.fromkeys(names, "")
+        return dict.fromkeys(names, ""), True
+    obstacle, lasts = _obstacle(device, index)
+    if obstacle:
+        return dict.fromkeys(names, obstacle), lasts
     found = {}
     for name in names:
         try:
             found[name] = check_memory_ops(device) if name == _MEMORY else check_kernel(device, name)
         except Exception as error:  # a driver fails in ways of its own
             found[name] = f"{type(error).__name__}: {error}"
+            if "out of memory" in str(error):
+                return dict.fromkeys(names, f"no memory for the kernels' self-check: {error}"), False
     wrong = [f"{name}: {failure}" for name, failure in found.items() if failure]
     if wrong:
         warnings.warn(
@@ -97,7 +133,7 @@ def _check(device: torch.device, index: int) -> dict[str, str]:
         )
     else:
         selfcheck.remember(key)
-    return found
+    return found, True
 
 
 def _normal(seed: int) -> torch.Generator:
@@ -146,16 +182,15 @@ def _special_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
 def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_Layer]:
     """Channels stored in runs of 8 bytes and one by one, and more tiles than multiprocessors, so that a block
     of threads computes several; what it computes first and next are of different samples."""
-    chunks, stacked = kernel.name.endswith(("streamed", "wide")), kernel.channels == 32
-    if "staged" in kernel.name:
-        yield _Layer(136 if chunks else 48, 72, samples=3, repeats=_multiprocessors(device))
-        yield _Layer(152 if chunks else 64, 256, "none")
+    ci, stacked = 136 if kernel.wide else 48, kernel.channels == 32
+    if kernel.staged:
+        yield _Layer(ci, 72, samples=3, repeats=_multiprocessors(device))
+        yield _Layer(ci + 16, 256, "none")
         return
-    ci = 136 if chunks else 48
     co = (24, 22, 12) if stacked else (72, 70, 48)
     yield _Layer(ci, co[0], samples=3, repeats=_multiprocessors(device))
     yield _Layer(ci + 16, co[1])
-    yield _Layer(ci + 48 if chunks else 24, co[2], "nearest", 2 if stacked else 4)
+    yield _Layer(ci + 48 if kernel.wide else 24, co[2], "nearest", 2 if stacked else 4)
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -173,7 +208,8 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
         return given(n, c, h, w).contiguous(memory_format=torch.channels_last)
 
     weight = (given(co, ci, 3, 3) / (9 * ci) ** 0.5).to(dtype)
-    a = ConvArgs(picture(ci, h, w), weight, given(co), padding=(1, 1, 1, 1), scale=0.5)
+    bias = given(co)
+    a = ConvArgs(picture(ci, h, w), weight, bias, padding=(1, 1, 1, 1), scale=0.5)
     if layer.base_mode:
         a.activation, a.pixel_shuffle, a.base_mode = "silu", layer.shuffle, layer.base_mode
         if layer.base_mode != "none":
@@ -182,7 +218,7 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
         a.activation, a.prelu_weight = "prelu", given(co)
         a.residuals = [(picture(co, h, w), -1.5)]
     exact = reference.conv2d(
-        a.input.double(), a.weight.double(), a.bias.double() if a.bias is not None else None,
+        a.input.double(), a.weight.double(), bias.double(),
         padding=a.padding, activation=a.activation,
         prelu_weight=None if a.prelu_weight is None else a.prelu_weight.double(), scale=a.scale,
         residuals=[(r.double(), f) for r, f in a.residuals], pixel_shuffle=a.pixel_shuffle,
@@ -192,7 +228,7 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     def many(x: Tensor) -> Tensor:
         return x.to(device).repeat(layer.repeats, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
-    a.weight, a.bias = a.weight.to(device), None if a.bias is None else a.bias.to(device)
+    a.weight, a.bias = a.weight.to(device), bias.to(device)
     a.prelu_weight = None if a.prelu_weight is None else a.prelu_weight.to(device)
     a.input, a.residuals = many(a.input), [(many(r), f) for r, f in a.residuals]
     a.base = None if a.base is None else many(a.base)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
+from sr_kernels.backends.base import ConvArgs, dense_strides, is_pixel_major, pixel_major
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
 from sr_kernels.reference import ACTIVATIONS, BASE_MODES
@@ -31,6 +32,7 @@ except ImportError as error:
 
 # In the order of csrc/params.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+HALVES = (torch.float16, torch.bfloat16)  # of the convolutions
 _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _CURVES = ("silu", "gelu", "tanh", "sigmoid")
 _THIN = 4  # inputs that are gathered, see conv2d_gathers in csrc/cuda/conv2d_sm80.cu
@@ -49,6 +51,8 @@ class Kernel:
     full: bool
     special: bool  # made for some layers alone, and the best for them
     capability: int  # the only one that it runs on, 10 * major + minor; 0: any
+    wide: bool  # for more inputs than `depth` alone
+    staged: bool  # its results are staged, rows of its weights in the order of channels
 
 
 @functools.cache
@@ -111,14 +115,14 @@ def fits(x: Tensor) -> bool:
     """Whether the kernels read x in place, by its strides; one that is not thin also has to lie at a multiple
     of 16 bytes."""
     if is_thin(x):
-        return pixel_major(x) is x
+        return is_pixel_major(x)
     aligned = all(s % _PIECE == 0 for s, size in zip(x.stride(), x.shape, strict=True) if s != 1 and size > 1)
     return x.stride(1) == 1 and aligned
 
 
 def lay_out(x: Tensor) -> Tensor:
     """x where the kernels can read it, else a copy that they can."""
-    if fits(x) and (is_thin(x) or x.data_ptr() % 16 == 0):
+    if fits(x) and (is_thin(x) or is_aligned(x)):
         return x
     if is_thin(x):
         return pixel_major(x)
@@ -127,9 +131,9 @@ def lay_out(x: Tensor) -> Tensor:
     return wide[:, :c].copy_(x)
 
 
-def aligned(x: Tensor) -> Tensor:
-    """x, or a copy of its strides that lies at a multiple of 16 bytes."""
-    return x if x.data_ptr() % 16 == 0 else x.new_empty_strided(x.shape, x.stride()).copy_(x)
+def is_aligned(x: Tensor) -> bool:
+    """Whether x lies at a multiple of 16 bytes."""
+    return x.data_ptr() % 16 == 0
 
 
 def _vector(x: Tensor | None, like: Tensor, co: int, kernel: Kernel, shuffle: int) -> Tensor:
@@ -149,7 +153,7 @@ def pack(w: Tensor, kernel: Kernel, gathers: bool, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the kernel's order, see csrc/cuda/launch.h."""
     w = channel_order(w, shuffle)
     if kernel.capability == 90:
-        return pack_sm90(w, kernel.channels, "staged" in kernel.name)
+        return pack_sm90(w, kernel.channels, kernel.staged)
     w = w.permute(0, 2, 3, 1).flatten(1)[..., None] if gathers else w.flatten(2)  # (Co, k, taps)
     w = F.pad(w, (0, 0, 0, -w.shape[1] % kernel.depth, 0, -w.shape[0] % kernel.channels))
     w = w.unflatten(1, (-1, kernel.depth)).unflatten(0, (-1, kernel.channels))
@@ -174,56 +178,145 @@ def pack_sm90(w: Tensor, rows: int, staged: bool) -> Tensor:
 
 
 class ConvPlan:
-    """A convolution but for its addresses: all that shapes, strides and numbers decide. Not written to."""
+    """A convolution but for its addresses: all that shapes, strides and numbers decide."""
 
     def __init__(
         self, a: ConvArgs, y: Tensor, left_out: Sequence[str] = (), second: Tensor | None = None
     ) -> None:
         """a: its input as laid out, residuals and base pixel-major; y: of the result's shape and strides.
-        left_out: names of kernels that must not be used. second: has the inputs that follow a.input's.
-
-        Raises LookupError where no kernel reads two tensors of these shapes.
+        left_out: names of kernels that must not be used. second: has the inputs that follow a.input's, where
+        `reads_two`.
         """
-        co, ci, kh, kw = a.weight.shape
+        co, ci = a.weight.shape[:2]
         left, _, top, _ = a.padding
         self.settings = a.pixel_shuffle, a.upsample, top, left
-        parts = phases(kh, kw, a.upsample, top, left)
-        self.steps = [_step(a, y, phase, second) for phase in parts]
-        able = [k for k in kernels_on(a.input.device) if k.name not in left_out]
+        parts = _parts(a)
+        self.steps = [_step(a, y, phase, second) for phase in parts.values()]
+        able = _able(a, left_out)
         made_for = _made_for(self.steps, able)
-        if made_for is None and second is not None:
-            raise LookupError("no kernel reads two tensors of these shapes")
         self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
-        inputs = ci * parts[0].kh * parts[0].kw if self.gathers[0] else ci
+        first = next(iter(parts.values()))
+        inputs = ci * first.kh * first.kw if self.gathers[0] else ci
         self.kernel = made_for or choose(able, co, inputs, is_plain(a))
         self.name = f"cuda/{self.kernel.name}"
         for step in self.steps:
             step.kernel = self.kernel.index
-        self._weights_key = "cuda weights", self.kernel, tuple(self.gathers), *self.settings
+        self.parts = tuple(parts)
+        self._weights_key = "cuda weights", self.kernel.name, tuple(self.gathers), self.parts, *self.settings
+        self._packed: dict[int, _Packed] = {}
 
-    def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> list[list[Tensor]]:
-        """What each step reads beside pictures: weights, bias and, where it has any, PReLU's slopes."""
+    def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> _Packed:
+        """What its steps read beside pictures: weights, bias and, where it has any, PReLU's slopes."""
+        known = self._packed.get(id(weight))
+        same = known is not None and known.is_of(weight, bias, prelu)
+        if known is not None and same and known.tails:
+            return known
         co, shuffle = weight.shape[0], self.settings[0]
         vectors = [_vector(bias, weight, co, self.kernel, shuffle)]
         if prelu is not None:
             vectors.append(_vector(prelu, weight, co, self.kernel, shuffle))
-        return [[part, *vectors] for part in cached(weight, self._weights_key, lambda: self._pack(weight))]
+        parts = cached(weight, self._weights_key, lambda: self._pack(weight))
+        self._keep(weight, bias, prelu, (parts, vectors) if same else ())
+        return _Packed(None, bias, prelu, (), _tails(parts, vectors), (parts, vectors))
+
+    def _keep(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None, made: Any) -> None:
+        """Notes the tensors, and at their second use what was made of them."""
+        given = [t for t in (weight, bias, prelu) if t is not None]
+        if any(t.is_inference() for t in given) or _is_captured(weight):
+            return
+        if made and weight.is_cuda:
+            torch.cuda.current_stream(weight.device).synchronize()  # what is kept is ready for every stream
+        reference = weakref.ref(weight, functools.partial(_forget, self._packed, id(weight)))
+        held = made, [t.detach() for t in given]
+        tails = _tails(*made) if made else []
+        self._packed[id(weight)] = _Packed(reference, bias, prelu, _stamp(weight, bias, prelu), tails, held)
 
     def _pack(self, weight: Tensor) -> list[Tensor]:
         shuffle, upsample, top, left = self.settings
         parts = weights_of_phases(weight.detach().float(), upsample, top, left)
         return [
-            pack(part, self.kernel, gathers, shuffle).to(weight.dtype)
-            for part, gathers in zip(parts, self.gathers, strict=True)
+            pack(parts[i], self.kernel, gathers, shuffle).to(weight.dtype)
+            for i, gathers in zip(self.parts, self.gathers, strict=True)
         ]
 
     def run(self, a: ConvArgs, y: Tensor) -> None:
         """Launches it on tensors like those that it was planned for."""
-        pictures = [t.data_ptr() for t in (a.input, y, *(r for r, _ in a.residuals))]
-        pictures += [0] * (4 - len(pictures))
-        pictures += [0 if a.base is None else a.base.data_ptr(), 0]
+        pictures = [a.input.data_ptr(), y.data_ptr(), 0, 0, 0, 0]
+        for i, (residual, _) in enumerate(a.residuals):
+            pictures[2 + i] = residual.data_ptr()
+        if a.base is not None:
+            pictures[4] = a.base.data_ptr()
         packed = self.packed(a.weight, a.bias, a.prelu_weight)
-        native.conv2d_steps(*place(y), self.steps, addresses(pictures, packed))
+        native.conv2d_steps(*place(y), self.steps, [(*pictures, *tail) for tail in packed.tails])
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """What a plan's steps read beside pictures. Of unchanged tensors the plan itself keeps it, which saves
+    each call what `cached` asks of each tensor; it holds their storages, see there."""
+
+    weight: weakref.ref[Tensor] | None
+    bias: Tensor | None
+    prelu: Tensor | None
+    stamp: tuple[int, ...]
+    tails: Sequence[tuple[int, int, int]]  # addresses of weights, bias and slopes, for each step
+    held: Any
+
+    def is_of(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> bool:
+        """Whether it was made of these tensors, unchanged since."""
+        return (
+            self.weight is not None
+            and self.weight() is weight
+            and self.bias is bias
+            and self.prelu is prelu
+            and self.stamp == _stamp(weight, bias, prelu)
+        )
+
+
+def _stamp(weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> tuple[int, ...]:
+    """Of tensors whose shapes are known: it changes whenever they are written to or moved."""
+    stamp: tuple[int, ...] = weight.data_ptr(), weight._version
+    for t in (bias, prelu):
+        if t is not None:
+            stamp += t.data_ptr(), t._version
+    return stamp
+
+
+def _tails(parts: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    bias, prelu = vectors[0].data_ptr(), vectors[1].data_ptr() if len(vectors) > 1 else 0
+    return [(part.data_ptr(), bias, prelu) for part in parts]
+
+
+def _forget(packed: dict[int, _Packed], key: int, _: object) -> None:
+    packed.pop(key, None)
+
+
+def _is_captured(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _parts(a: ConvArgs) -> dict[int, Phase]:
+    """The phases by their place among all, those without output pixels left out, which an upsample to a
+    single row or column has; of an empty result all."""
+    kh, kw = a.weight.shape[2:]
+    found = dict(enumerate(phases(kh, kw, a.upsample, a.padding[2], a.padding[0])))
+    return {i: phase for i, phase in found.items() if 0 not in _size(a, phase)} or found
+
+
+def _size(a: ConvArgs, phase: Phase) -> tuple[int, int]:
+    """Output pixels of a phase: rows, and columns of each."""
+    oh, ow = a.conv_size()
+    return -((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample)
+
+
+def _able(a: ConvArgs, left_out: Sequence[str]) -> list[Kernel]:
+    return [k for k in kernels_on(a.input.device) if k.name not in left_out]
+
+
+def reads_two(a: ConvArgs, y: Tensor, left_out: Sequence[str], second: Tensor) -> bool:
+    """Whether a kernel takes the convolution, see ConvPlan, where its last inputs lie in a second tensor."""
+    steps = [_step(a, y, phase, second) for phase in _parts(a).values()]
+    return _made_for(steps, _able(a, left_out)) is not None
 
 
 def _made_for(steps: Sequence[Any], able: Sequence[Kernel]) -> Kernel | None:
@@ -237,7 +330,9 @@ def _made_for(steps: Sequence[Any], able: Sequence[Kernel]) -> Kernel | None:
 
 
 def has_special(a: ConvArgs) -> bool:
-    """Whether a kernel made for some layers alone takes a; by shapes and strides, no tensor is touched."""
+    """Whether a kernel made for some layers alone, and not left out by its self-check, takes a; by shapes and
+    strides, no tensor is touched."""
+    from sr_kernels.backends import cuda_check
 
     def like(t: Tensor) -> Tensor:
         return pixel_major(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
@@ -250,21 +345,13 @@ def has_special(a: ConvArgs) -> bool:
     y = torch.empty_strided(
         shape, dense_strides(shape, torch.channels_last), dtype=a.input.dtype, device="meta"
     )
-    kh, kw = a.weight.shape[2:]
-    parts = phases(kh, kw, a.upsample, a.padding[2], a.padding[0])
-    able = kernels_on(a.input.device)
-    return _made_for([_step(b, y, phase, None) for phase in parts], able) is not None
-
-
-def addresses(pictures: Sequence[int], packed: Sequence[Sequence[Tensor]]) -> list[list[int]]:
-    """Those of each step, in the order of csrc/cuda/module.cpp; pictures: x, y, two residuals, base, x2."""
-    return [[*pictures, *(t.data_ptr() for t in step), *[0] * (3 - len(step))] for step in packed]
+    able = _able(a, cuda_check.left_out(a.input.device))
+    return _made_for([_step(b, y, phase, None) for phase in _parts(a).values()], able) is not None
 
 
 def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:
     """The parameters of a phase, without addresses and kernel."""
     x = a.input
-    oh, ow = a.conv_size()
     p = native.ConvParams()
     p.x, p.y = _view(x), _view(y)
     p.set_input(x.shape[0], *x.shape[2:], a.weight.shape[1])
@@ -282,7 +369,7 @@ def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:
     p.set_epilogue(act, a.activation_after_add, a.negative_slope, a.scale, *weights, a.pixel_shuffle)
     p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
     p.set_phase(a.upsample, phase.y, phase.x)
-    p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), a.weight.shape[0])
+    p.set_output(*_size(a, phase), a.weight.shape[0])
     p.dtype = DTYPES[x.dtype]
     return p
 

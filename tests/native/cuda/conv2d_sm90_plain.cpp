@@ -1,7 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Stands for csrc/cuda/conv2d_sm90.cu where nothing has its instructions: the same contract, the same packed weights,
-// one output after the other.
+// Stands for csrc/cuda/conv2d_sm90.cu where nothing has its instructions: the same contract, the same packed
+// weights, one output after the other.
 #include <algorithm>
 #include <cmath>
 

@@ -178,6 +178,60 @@ def test_weights_are_packed_once_and_again_when_they_change(backend, monkeypatch
     assert not torch.equal(first, second)
 
 
+def test_a_plan_asks_no_more_for_tensors_that_stay_the_same(backend, monkeypatch):
+    """At the second use it keeps what its steps read; any change, and any other tensor, is noticed."""
+    sample = layer(16, 8, 5, 5, activation="prelu", slopes=8)
+    a, _ = arguments(sample, torch.float16)
+    run = backend.prepare("conv2d", a)
+
+    def check_run(a: ConvArgs) -> None:
+        assert torch.equal(run(a), backend.conv2d(a))
+
+    for _ in range(2):
+        check_run(a)
+    with monkeypatch.context() as patched:
+        patched.setattr(cuda_plan, "cached", lambda *_: pytest.fail("asked"))
+        run(a)
+    for field in ("weight", "bias", "prelu_weight"):
+        tensor = getattr(a, field)
+        for change in (lambda t: t.mul_(2.0), lambda t: setattr(t, "data", t.data * -1.5)):
+            change(tensor)
+            for _ in range(3):
+                check_run(a)
+        a = replace(a, **{field: tensor * 0.5})
+        for _ in range(3):
+            check_run(a)
+    check_run(replace(a, weight=a.weight.clone(), bias=None))
+    with torch.inference_mode():
+        b = replace(a, weight=a.weight * 2.0, bias=a.bias * 3.0)
+        for factor in (1.0, 0.5, 3.0):
+            b.bias.mul_(factor)
+            check_run(b)
+
+
+def test_a_plan_forgets_weights_that_are_gone(backend):
+    a, _ = arguments(layer(16, 8, 5, 5), torch.float16)
+    run = backend.prepare("conv2d", a)
+    for _ in range(2):
+        run(a)
+    [plan] = run.plans.values()
+    assert len(plan._packed) == 1
+    a.weight = torch.zeros_like(a.weight)
+    assert not plan._packed
+    assert bool((run(a) == a.bias.view(1, -1, 1, 1)).all())
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding"), [((1, 8, 1, 7), (1, 1, 0, 1)), ((2, 8, 5, 1), (1, 0, 1, 1)), ((1, 3, 1, 1), 0)]
+)
+def test_an_upsample_to_a_single_row_or_column(backend, shape, padding):
+    """Its other phases have no output pixels."""
+    kernel = (2, 2) if padding == 0 else (3, 3)
+    sample = Conv(shape=shape, channels=8, kernel=kernel, upsample=2, padding=padding, layout="channels_last")
+    assert 1 in ConvArgs.output_shape(arguments(sample, torch.float16)[0])[2:]
+    check(backend, sample, torch.float16)
+
+
 def test_what_cannot_be_launched_raises_with_shapes_and_kernel(backend, extension):
     a, _ = arguments(layer(8, 64, 5, 7), torch.float16)
     y = torch.empty(a.output_shape(), dtype=torch.float16, memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 """The kernels made for some layers alone. What stands for Hopper's (conv2d_sm90_plain.cpp) reads its packed
 weights; that for few outputs runs itself."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,7 @@ def test_few_outputs(hopper, sample, dtype):
         layer(16, 16, 9, 11, activation="gelu"),
         layer(16, 16, 9, 11, base="bilinear"),
         layer(16, 16, 9, 11, shuffle=2, base="nearest", factor=1),
+        layer(64, 64, 9, 11, shuffle=2, residuals=(1.0,)),
     ],
     ids=lambda s: s.name,
 )
@@ -135,15 +137,74 @@ def test_one_signature_at_two_addresses(hopper):
     ],
 )
 def test_dense_block(hopper, shape, growth, last):
-    sample = samples.Dense(shape=shape, growth=growth, layout="channels_last", residuals=(1.0,))
-    kw = sample.arguments(torch.float16)
-    kw["residuals"] = kw.pop("residual")
+    a, kw = block(growth, shape, residuals=(1.0,))
     with record_kernels() as names:
-        y = hopper.dense_block(DenseBlockArgs(**kw))
+        y = hopper.dense_block(a)
     assert len(names) == 3
     assert names[-1].startswith(f"cuda/conv2d_{last}")
     exact = reference.dense_block(**samples.convert(kw, torch.float64))
     assert_as_close(y, reference.dense_block(**kw), exact)
+
+
+def block(growth=(32, 32), shape=(2, 64, 9, 11), **fields) -> tuple[DenseBlockArgs, dict]:
+    kw = samples.Dense(shape=shape, growth=growth, layout="channels_last", **fields).arguments(torch.float16)
+    kw["residuals"] = kw.pop("residual") or ()
+    return DenseBlockArgs(**kw), kw
+
+
+def test_one_signature_of_a_dense_block_at_two_addresses(hopper):
+    """Channels of a wider buffer: the second slice is read from a copy, whose pixels are closer together."""
+    a, _ = block(residuals=(1.0,))
+    n, c, h, w = a.input.shape
+    [(residual, factor)] = a.residuals
+    wide = torch.full((n, h, w, 80), torch.nan, dtype=torch.float16).permute(0, 3, 1, 2)
+    memory = torch.empty(residual.numel() + 8, dtype=torch.float16)
+    run = hopper.prepare("dense_block", replace(a, input=wide[:, :c]))
+    expected = hopper.dense_block(a)
+    for first, offset in ((0, 0), (4, 0), (8, 0), (0, 3), (4, 3), (0, 0)):
+        wide.fill_(torch.nan)
+        x = wide[:, first : first + c].copy_(a.input)
+        added = memory[offset : offset + residual.numel()].as_strided(residual.shape, residual.stride())
+        added.copy_(residual)
+        assert torch.equal(run(replace(a, input=x, residuals=[(added, factor)])), expected)
+
+
+def test_one_plan_for_threads_that_meet_a_dense_block_at_once(hopper):
+    a, _ = block(growth=(32, 32), shape=(2, 32, 5, 7))  # all is copied into one buffer
+    expected = hopper.dense_block(a)
+    run = hopper.prepare("dense_block", a)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: run(a), range(8)))
+    assert all(torch.equal(y, expected) for y in found)
+
+
+@pytest.mark.parametrize("offset", [1, 4])
+def test_what_is_added_is_not_copied_where_it_lies_badly(hopper, offset):
+    """A kernel that stages it is not chosen then; expanded and narrow tensors as any other."""
+    a, plain = arguments(layer(16, 72, 9, 11), torch.float16)
+    run = None
+    wide = torch.randn(1, 9, 11, 1000).half().permute(0, 3, 1, 2)
+    for begin, name in ((0, "staged"), (offset, "resident"), (8, "staged")):
+        residual = wide[:, begin : begin + 72]
+        b = replace(a, residuals=[(residual, 0.5)])
+        run = run or hopper.prepare("conv2d", b)
+        with record_kernels() as names:
+            y = run(b)
+        assert names == [f"cuda/conv2d_sm90/{name}"]
+        kw = {**plain, "residuals": [(residual, 0.5)]}
+        exact = reference.conv2d(**samples.convert(kw, torch.float64))
+        assert_as_close(y, reference.conv2d(**kw), exact)
+
+
+@pytest.mark.parametrize("inputs", [16, 12])  # of a kernel made for some layers, and of a portable one
+def test_an_expanded_residual_that_lies_badly(hopper, inputs):
+    a, plain = arguments(replace(layer(inputs, 40, 9, 11), shape=(3, inputs, 9, 11)), torch.float16)
+    memory = torch.randn(1 + 40 * 99).half()
+    residual = memory[1:].view(1, 9, 11, 40).permute(0, 3, 1, 2).expand(3, -1, -1, -1)
+    kw = {**plain, "residuals": [(residual, 1.0)]}
+    y = hopper.conv2d(replace(a, residuals=[(residual, 1.0)]))
+    exact = reference.conv2d(**samples.convert(kw, torch.float64))
+    assert_as_close(y, reference.conv2d(**kw), exact)
 
 
 def test_the_self_check_passes_and_a_variant_that_fails_is_left_out(hopper, monkeypatch):
@@ -161,5 +222,6 @@ def test_the_self_check_passes_and_a_variant_that_fails_is_left_out(hopper, monk
         cuda_check._results[-1][f"conv2d_sm90/{name}"] = "wrong"
         hopper_runs = check(hopper, sample, torch.float16)
         assert hopper_runs == [f"cuda/conv2d_{then}"]
+        assert cuda_plan.has_special(arguments(sample, torch.float16)[0]) == then.startswith("sm90")
     assert check(hopper, sample, torch.float16) == ["cuda/conv2d_sm80/64x64"]
     assert hopper.reasons("conv2d", arguments(sample, torch.float16)[0]) == []
