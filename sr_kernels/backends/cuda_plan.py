@@ -209,7 +209,8 @@ class ConvPlan:
         """What its steps read beside pictures: weights, bias and, where it has any, PReLU's slopes."""
         known = self._packed.get(id(weight))
         same = known is not None and known.is_of(weight, bias, prelu)
-        if known is not None and same and known.tails:
+        # What a graph is captured with has to outlive its replays: `cached` sees to that.
+        if known is not None and same and known.tails and not _is_captured(weight):
             return known
         co, shuffle = weight.shape[0], self.settings[0]
         vectors = [_vector(bias, weight, co, self.kernel, shuffle)]

@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
+import torch
+
 from sr_kernels import config
 from sr_kernels.backends.base import Backend, BackendError
 
@@ -192,7 +194,9 @@ def prepare(key: Hashable, op: str, device: str, args: object, requested: str = 
     run = select(op, device, args, requested).prepare(op, args)
     if len(_prepared) >= _MOST_PREPARED:
         _prepared.clear()
-    if precision == config.get_precision():  # else another thread has changed it meanwhile
+    # A capture may have kept a backend from its self-check; another thread may have changed the precision.
+    capturing = device == "cuda" and torch.cuda.is_current_stream_capturing()
+    if precision == config.get_precision() and not capturing:
         _prepared[key] = run
     return run
 
