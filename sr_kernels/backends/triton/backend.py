@@ -38,8 +38,8 @@ _BACKWARD_TILE = 4096  # elements of a step of the backward
 _BACKWARD_CHANNELS = 1024
 # At half of it, 16x64x128x128, the backward of a layer with relu takes 345 us in eager on an H100, 442 here.
 _BACKWARD_ELEMENTS = 1 << 25
+_TOO_LONG = "rows are too long for offsets of 32 bits"
 _INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_LARGEST_TILE = 64  # rows and columns, at most, of any configuration; times a stride of 2 and a window
 
 
 class TritonBackend(Backend):
@@ -284,11 +284,9 @@ def _conv_reasons(a: ConvArgs) -> list[str]:
         reasons.append(f"{a.groups} groups: only 1 has a kernel")
     if a.upsample > 1 and (max(a.stride) > 1 or max(a.dilation) > 1):
         reasons.append("upsample needs stride 1 and dilation 1")
-    window = max(a.weight.shape[2:]) * max(a.dilation)
     tensors = [a.input, *(r for r, _ in a.residuals), *([] if a.base is None else [a.base])]
-    rows = _LARGEST_TILE * 2 * max(a.upsample, a.pixel_shuffle) + window
-    if plan.overflows(tensors, rows, rows):
-        reasons.append("rows are too long for offsets of 32 bits within a tile")
+    if plan.overflows(tensors, [a.output_shape()], a.upsample * a.pixel_shuffle):
+        reasons.append(_TOO_LONG)
     return reasons or selfcheck.reasons(a.input.device, plan.load_of(a))
 
 
@@ -298,6 +296,9 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
         reasons.append("the kernels add two residuals at most, and the block's input is one of them")
     if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 for w in a.weights):
         reasons.append("kernels must be square and odd")
-    if plan.overflows([a.input], 2 * _LARGEST_TILE, 2 * _LARGEST_TILE):
-        reasons.append("rows are too long for offsets of 32 bits within a tile")
+    n, c, h, w = a.input.shape
+    grown = sum(weight.shape[0] for weight in a.weights[:-1])
+    # what a layer reads may have to be concatenated
+    if plan.overflows([a.input, *(r for r, _ in a.residuals)], [(n, c + grown, h, w)]):
+        reasons.append(_TOO_LONG)
     return reasons or selfcheck.reasons(a.input.device, "boxes")

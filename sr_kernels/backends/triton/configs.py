@@ -22,6 +22,7 @@ from typing import Any
 from sr_kernels import config
 
 LOADS = ("boxes", "pointers", "window", "taps")
+LARGEST_TILE = 128  # rows and columns, at most: offsets within a tile must fit in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Config:
             raise ValueError(
                 f"bn, bk and th*tw must be at least 16, got {self.bn}, {self.bk}, {self.th * self.tw}"
             )
+        if max(self.th, self.tw) > LARGEST_TILE:
+            raise ValueError(f"th and tw must be at most {LARGEST_TILE}, got {self.th}, {self.tw}")
         if not 1 <= self.stages <= 8:
             raise ValueError(f"stages must be 1 to 8, got {self.stages}")
 

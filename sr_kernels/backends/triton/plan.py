@@ -35,8 +35,11 @@ _INT32 = 2**31 - 1
 
 
 def strides(x: Tensor) -> tuple[int, int, int]:
-    """(sample, row, pixel) of a pixel-major tensor, in elements."""
-    return x.stride(0), x.stride(2), x.stride(3)
+    """(sample, row, pixel) of x, pixel-major or as its copy will have them, in elements."""
+    sn, sc, sy, sx = x.stride()
+    if sc != 1 and x.shape[1] != 1:
+        sn, _, sy, sx = dense_strides(x.shape, torch.channels_last)
+    return sn, sy, sx
 
 
 @functools.cache
@@ -266,12 +269,8 @@ _TENSORS = ("x", "x2", "w", "bias", "prelu", "res1", "res2", "base", "y")
 
 
 def _strides_of(name: str, unit_name: str, x: Tensor) -> dict[str, int]:
-    """The strides of x, pixel-major or as its copy will have them, in units of their largest common divisor
-    of up to 16 bytes: what epilogue.py calls V."""
+    """The strides of x in units of their largest common divisor of up to 16 bytes: what epilogue.py calls V."""
     found = strides(x)
-    if x.stride(1) != 1 and x.shape[1] != 1:
-        sn, _, sy, sx = dense_strides(x.shape, torch.channels_last)
-        found = sn, sy, sx
     unit = math.gcd(16 // x.element_size(), *found)
     return {unit_name: unit, **{name + axis: d // unit for axis, d in zip("nyx", found, strict=True)}}
 
@@ -282,12 +281,12 @@ def _boxes(x: Tensor, c: configs.Config) -> TensorDescriptor:
     return TensorDescriptor(x, [n, h, w, channels], [*strides(x), 1], [1, c.th, c.tw, c.bk])
 
 
-def reach(x: Tensor, rows: int, columns: int) -> int:
-    """The largest offset within a tile of so many rows and columns of x, in elements."""
-    _, sy, sx = strides(x) if x.stride(1) == 1 else (0, x.shape[3] * x.shape[1], x.shape[1])
-    return rows * sy + columns * sx + x.shape[1]
-
-
-def overflows(tensors: Sequence[Tensor], rows: int, columns: int) -> bool:
-    """Whether an offset within a tile does not fit in 32 bits, which kernels count in."""
-    return any(reach(t, rows, columns) > _INT32 for t in tensors)
+def overflows(tensors: Sequence[Tensor], results: Sequence[Sequence[int]], enlarged: int = 1) -> bool:
+    """Whether an offset that kernels count in 32 bits does not fit: within a row of a tensor, or within a tile
+    of one, or of a dense result of such a shape, each of its pixels `enlarged` times as wide and high."""
+    found = [(t.shape, strides(t)) for t in tensors]
+    for shape in results:
+        sn, _, sy, sx = dense_strides(shape, torch.channels_last)
+        found.append((torch.Size(shape), (sn, sy, sx)))
+    tile = configs.LARGEST_TILE * enlarged
+    return any(tile * sy + max(tile, shape[3]) * sx + shape[1] > _INT32 for shape, (_, sy, sx) in found)
