@@ -192,16 +192,20 @@ def test_pictures(dtype):
     assert torch.equal(found.to(torch.int32), reference.float_to_image(halves, dtype).to(torch.int32))
 
 
-def test_special_values():
+@pytest.mark.parametrize("load", configs.LOADS)
+def test_special_values(load):
     """NaN and infinities come out where eager's do, or, where eager errs, where they are in float64."""
-    x = torch.randn(1, 4, 9, 9)
+    ci, co, stride = {"window": (4, 8, 1), "taps": (16, 3, 1), "pointers": (16, 8, 2)}.get(load, (16, 8, 1))
+    x = torch.randn(1, ci, 9, 9)
     x[0, 0, 1, 1], x[0, 1, 4, 4], x[0, 2, 7, 7] = torch.nan, torch.inf, -torch.inf
-    weight = torch.randn(8, 4, 3, 3)
+    weight = torch.randn(co, ci, 3, 3)
     for activation in reference.ACTIVATIONS:
-        slopes = torch.rand(8) if activation == "prelu" else None
-        a = {"padding": 1, "activation": activation, "prelu_weight": slopes}
-        y = ops.conv2d(x, weight, **a, backend="triton")
-        a["padding"] = (1, 1, 1, 1)
+        slopes = torch.rand(co) if activation == "prelu" else None
+        a = {"padding": 1, "activation": activation, "prelu_weight": slopes, "stride": stride}
+        with record_kernels() as names:
+            y = ops.conv2d(x, weight, **a, backend="triton")
+        assert names[0].startswith(f"triton/conv2d_{load}"), names
+        a["padding"], a["stride"] = (1, 1, 1, 1), (stride, stride)
         eager = reference.conv2d(x, weight, **a)
         a = samples.convert(a, torch.float64)
         exact = reference.conv2d(x.double(), weight.double(), **a)
