@@ -269,7 +269,7 @@ _TENSORS = ("x", "x2", "w", "bias", "prelu", "res1", "res2", "base", "y")
 
 
 def _strides_of(name: str, unit_name: str, x: Tensor) -> dict[str, int]:
-    """The strides of x in units of their largest common divisor of up to 16 bytes: what epilogue.py calls V."""
+    """The strides of x in units of their largest common divisor, up to 16 bytes: what epilogue.py calls V."""
     found = strides(x)
     unit = math.gcd(16 // x.element_size(), *found)
     return {unit_name: unit, **{name + axis: d // unit for axis, d in zip("nyx", found, strict=True)}}
@@ -282,8 +282,8 @@ def _boxes(x: Tensor, c: configs.Config) -> TensorDescriptor:
 
 
 def overflows(tensors: Sequence[Tensor], results: Sequence[Sequence[int]], enlarged: int = 1) -> bool:
-    """Whether an offset that kernels count in 32 bits does not fit: within a row of a tensor, or within a tile
-    of one, or of a dense result of such a shape, each of its pixels `enlarged` times as wide and high."""
+    """Whether an offset that kernels count in 32 bits does not fit: within a row, or within a tile of pixels
+    `enlarged` times as wide and high, of a tensor or of a dense result of such a shape."""
     found = [(t.shape, strides(t)) for t in tensors]
     for shape in results:
         sn, _, sy, sx = dense_strides(shape, torch.channels_last)

@@ -192,6 +192,17 @@ def test_pictures(dtype):
     assert torch.equal(found.to(torch.int32), reference.float_to_image(halves, dtype).to(torch.int32))
 
 
+@pytest.mark.parametrize("magnitude", [1e-4, 0.1, 0.5, 0.7, 4.0])
+@pytest.mark.parametrize("activation", ["tanh", "silu", "gelu"])
+def test_small_results(activation, magnitude):
+    """What is small is as near to the exact result, for its size, as eager's."""
+    x, weight = magnitude * torch.randn(1, 4, 21, 21), torch.randn(8, 4, 1, 1) / 2
+    a = {"padding": (0, 0, 0, 0), "activation": activation}
+    y = ops.conv2d(x, weight, activation=activation, backend="triton")
+    eager = reference.conv2d(x, weight, **a)
+    assert_as_close(y, eager, reference.conv2d(x.double(), weight.double(), **a))
+
+
 @pytest.mark.parametrize("load", configs.LOADS)
 def test_special_values(load):
     """NaN and infinities come out where eager's do, or, where eager errs, where they are in float64."""

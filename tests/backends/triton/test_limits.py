@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("interpreted")
 
 def empty(shape, strides=None):
     if strides is None:
-        n, c, h, w = shape
+        _, c, h, w = shape
         strides = c * h * w, 1, c * w, c
     return torch.empty_strided(shape, strides, dtype=torch.float16, device="meta")
 
