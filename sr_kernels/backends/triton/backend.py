@@ -255,7 +255,7 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
         v = math.gcd(16 // x.element_size(), *pitches)
         block = max(_PIXELS // whole, 1)
         with device_of(x):
-            pointwise.shuffle_pixels_kernel[(-(-cw // block), n * ch)](
+            pointwise.shuffle_pixels_kernel[(-(-cw // block) * n * ch,)](
                 coarse.view(ints), fine.view(ints), cw, ch, *(p // v for p in pitches),
                 V=v, C=channels, R=factor, INVERSE=inverse, BX=block,
             )  # fmt: skip
@@ -265,7 +265,7 @@ def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse
         yn, yc, yy, _ = y.stride()
         block = min(_BLOCK, power_of_two(length))
         with device_of(x):
-            pointwise.shuffle_kernel[(-(-length // block), rows)](
+            pointwise.shuffle_kernel[(-(-length // block) * rows,)](
                 x.view(ints), y.view(ints), length, h, xn, xc, xy, xx, yn, yc, yy,
                 C=c, R=factor, INVERSE=inverse, LAST=last, BLOCK=block,
             )  # fmt: skip

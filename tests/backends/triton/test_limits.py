@@ -68,6 +68,28 @@ def test_dense_blocks_count_what_grows():
     assert refused("dense_block", block([128, 128]))
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("channels", [256, 36])
+def test_shuffles_of_many_rows_fit_a_grid(last, channels, monkeypatch):
+    """CUDA has 2^31 - 1 programs on the first axis, 65,535 on the others."""
+    grids = []
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *args, **options: grids.append(grid)
+
+    names = ("shuffle_kernel", "shuffle_pixels_kernel")
+    monkeypatch.setattr(backend, "pointwise", type("", (), {name: Recorder() for name in names}))
+    shape = (2, channels, 720, 1280)
+    x = empty(shape, None if last else (channels * 720 * 1280, 720 * 1280, 1280, 1))
+    y = backend.TritonBackend().pixel_shuffle(x, 2)
+    backend.TritonBackend().pixel_unshuffle(y, 2)
+    assert len(grids) == 2
+    for first, *others in grids:
+        assert first < 2**31
+        assert all(side <= 65_535 for side in others)
+
+
 def test_tiles_are_bounded():
     from sr_kernels.backends.triton.configs import LARGEST_TILE, Config
 
