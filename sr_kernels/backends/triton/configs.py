@@ -77,6 +77,8 @@ def power_of_two(value: int) -> int:
 def default(layer: Layer) -> Config:
     """The rule for layers that no table has."""
     bn = min(max(power_of_two(layer.co), 16), 64)
+    if layer.load == "taps" and layer.bytes == 4:
+        return Config(2, 64, 16, min(max(power_of_two(layer.ci), 16), 32), 8, 2)
     if layer.load == "taps":
         return Config(4, 64, 16, min(max(power_of_two(layer.ci), 16), 64), 8, 3)
     if layer.load == "window":

@@ -46,6 +46,7 @@ LAYERS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "stride 2": (64, 64, 3, {"stride": (2, 2)}),
     "pointwise": (64, 64, 1, {"activation": "silu"}),
 }
+FLOAT32 = ("body 64", "tail 3", "tail 1", "tail 9x9", "head 3", "memory")  # compiled in float32 too
 _TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -181,7 +182,7 @@ def main() -> None:
         for chip in sys.argv[1:]
         for name in (*LAYERS, "memory")
         for dtype in ("float16", "float32")
-        if dtype == "float16" or name in ("body 64", "memory")
+        if dtype == "float16" or name in FLOAT32
     ]
     with ProcessPoolExecutor(2) as pool:
         for reports in pool.map(compile_layer, jobs):
