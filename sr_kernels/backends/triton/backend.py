@@ -172,13 +172,15 @@ class _Conv2d:
         self.converts = dense_strides(self.shape, self.format) != dense_strides(
             self.shape, torch.channels_last
         )
-        self.plan: ConvPlan | None = None
+        self.plans: dict[str, ConvPlan] = {}  # precision -> plan: torch's word on TF32 may change
 
     def __call__(self, a: ConvArgs) -> Tensor:
         y = _empty(self.shape, a.input)
-        if self.plan is None:
-            self.plan = ConvPlan(a, y)
-        self.plan.run(a, y)
+        made = self.plans.get(plan.precision_of(a.input.dtype))
+        if made is None:
+            made = ConvPlan(a, y)
+            self.plans[made.precision] = made
+        made.run(a, y)
         return with_format(y, self.format) if self.converts else y
 
 
@@ -188,19 +190,11 @@ class _DenseBlock:
 
     def __init__(self, a: DenseBlockArgs) -> None:
         self.format = memory_format_of(a.input)
-        self.plans: list[ConvPlan | None] = [None] * len(a.weights)
-
-    def _layer(self, a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
-        layer = ConvArgs(x, a.weights[i], a.biases[i], padding=(a.weights[i].shape[2] // 2,) * 4)
-        if i < len(a.weights) - 1:
-            layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
-        else:
-            layer.scale, layer.residuals = a.scale, [(x, a.input_scale), *a.residuals]
-        return layer
+        self.plans: dict[tuple[int, str], ConvPlan] = {}  # of each layer, as _Conv2d has them
 
     def _run(self, i: int, layer: ConvArgs, grown: Tensor, y: Tensor) -> None:
         """The convolution of layer.input and, behind its channels, of `grown`, into y."""
-        made = self.plans[i]
+        made = self.plans.get((i, plan.precision_of(y.dtype)))
         if made is None:
             load = plan.load_of(layer)
             c = plan.choose(layer, load)
@@ -210,7 +204,7 @@ class _DenseBlock:
                 made = ConvPlan(layer, y)
             else:
                 made = ConvPlan(layer, y, load, c, grown.shape[1])
-            self.plans[i] = made
+            self.plans[i, made.precision] = made
         elif made.second != grown.shape[1]:
             layer.input = pixel_major(torch.cat([layer.input, grown], 1))
         made.run(layer, y, grown if made.second else None)
@@ -224,9 +218,19 @@ class _DenseBlock:
         for i, weight in enumerate(a.weights):
             width = weight.shape[0]
             y = grown[:, end : end + width] if i < len(widths) else _empty((n, width, h, w), x)
-            self._run(i, self._layer(a, i, x), grown[:, :end], y)
+            self._run(i, _layer_of_block(a, i, x), grown[:, :end], y)
             end += width
         return with_format(y, self.format)
+
+
+def _layer_of_block(a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
+    """Layer i, its input being x and what has grown."""
+    layer = ConvArgs(x, a.weights[i], a.biases[i], padding=(a.weights[i].shape[2] // 2,) * 4)
+    if i < len(a.weights) - 1:
+        layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
+    else:
+        layer.scale, layer.residuals = a.scale, [(x, a.input_scale), *a.residuals]
+    return layer
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -98,12 +98,14 @@ def plan_cache_is_cold():
     registry._prepared.clear()
 
 
-def test_an_unaligned_input_is_read_by_pointers():
-    """What was prepared for an aligned tensor gets one that no descriptor can describe."""
-    weight = torch.randn(8, 16, 3, 3).half()
+@pytest.mark.parametrize("offsets", [(0, 3), (3, 0)], ids=str)
+@pytest.mark.parametrize("co", [8, 3])
+def test_an_address_decides_nothing(offsets, co):
+    """Where no descriptor may begin, by its address alone, the input is copied, whichever came first."""
+    weight = torch.randn(co, 16, 3, 3).half()
     storage = torch.randn(16 * 9 * 7 + 8).half()
     found = []
-    for offset in (0, 3):
+    for offset in offsets:
         x = storage[offset : offset + 16 * 9 * 7].view(1, 9, 7, 16).permute(0, 3, 1, 2)
         with record_kernels() as names:
             y = ops.conv2d(x, weight, padding=1, backend="triton")
@@ -115,7 +117,28 @@ def test_an_unaligned_input_is_read_by_pointers():
         found += names
     aligned = storage.data_ptr() % 16 == 0
     assert aligned
-    assert [name.split("/")[1] for name in found] == ["conv2d_boxes", "conv2d_pointers"]
+    assert [name.split("/")[1] for name in found] == [f"conv2d_{'taps' if co == 3 else 'boxes'}"] * 2
+
+
+def test_copies_lie_16_bytes_apart():
+    storage = torch.zeros(1 + 9 * 7 * 24).half()
+    x = storage[1:].view(1, 9, 7, 24).permute(0, 3, 1, 2)[:, :18]
+    assert plan.takes_boxes(x)
+    y = plan.laid_out(x.copy_(torch.randn(x.shape)))
+    assert plan.takes_boxes(y)
+    assert y.data_ptr() % 16 == 0
+    assert torch.equal(x, y)
+
+
+def test_an_expanded_input_is_read_by_pointers():
+    """Samples that are one have no stride that a descriptor may have."""
+    x, weight = torch.randn(1, 16, 9, 7).half(), torch.randn(8, 16, 3, 3).half()
+    x = x.contiguous(memory_format=torch.channels_last).expand(3, -1, -1, -1)
+    with record_kernels() as names:
+        y = ops.conv2d(x, weight, padding=1, backend="triton")
+    assert [name.split("/")[1] for name in names] == ["conv2d_pointers"]
+    eager, exact = (torch.nn.functional.conv2d(t, weight.to(t.dtype), padding=1) for t in (x, x.double()))
+    assert_as_close(y, eager, exact)
 
 
 DENSE = [
