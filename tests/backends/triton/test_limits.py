@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sr_kernels.backends.base import ConvArgs, DenseBlockArgs
-from sr_kernels.backends.triton import backend
+from sr_kernels.backends.triton import backend, moves
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 
@@ -79,7 +79,7 @@ def test_shuffles_of_many_rows_fit_a_grid(last, channels, monkeypatch):
             return lambda *args, **options: grids.append(grid)
 
     names = ("shuffle_kernel", "shuffle_pixels_kernel")
-    monkeypatch.setattr(backend, "pointwise", type("", (), {name: Recorder() for name in names}))
+    monkeypatch.setattr(moves, "pointwise", type("", (), {name: Recorder() for name in names}))
     shape = (2, channels, 720, 1280)
     x = empty(shape, None if last else (channels * 720 * 1280, 720 * 1280, 1280, 1))
     y = backend.TritonBackend().pixel_shuffle(x, 2)
