@@ -54,17 +54,20 @@ class TritonBackend(Backend):
         if isinstance(args, DenseBlockArgs):
             return _dense_block_reasons(args)
         if isinstance(args, ActivationArgs):
-            wide = args.grad.shape[1] > _BACKWARD_CHANNELS
-            return ["too many channels for a tile"] if wide else _dtype_reasons([args.grad])
+            if args.grad.shape[1] > _BACKWARD_CHANNELS:
+                return ["too many channels for a tile"]
+            return _dtype_reasons([args.grad]) or _unproved("backward", args.grad)
         assert isinstance(args, tuple)
         x: Tensor = args[0]
         if op == "residual_add":
-            return _dtype_reasons([x, *(r for r, _ in args[1])])
-        if op == "float_to_image":
-            return [] if x.dtype == torch.float32 else [f"pictures are made of float32, not of {x.dtype}"]
+            return _dtype_reasons([x, *(r for r, _ in args[1])]) or _unproved("sum", x)
+        if op == "float_to_image" and x.dtype != torch.float32:
+            return [f"pictures are made of float32, not of {x.dtype}"]
         if x.dtype.itemsize > 8:
             return [f"elements of {x.dtype} are wider than 8 bytes"]
-        return []
+        # values are moved as they are, or made from float32
+        kind = "pictures" if op in ("image_to_float", "float_to_image") else "shuffles"
+        return selfcheck.reasons(x.device, kind, torch.float32)
 
     def slower(self, op: str, args: object) -> list[str]:
         if isinstance(args, ActivationArgs) and args.grad.numel() < _BACKWARD_ELEMENTS:
@@ -192,7 +195,7 @@ def _conv_reasons(a: ConvArgs) -> list[str]:
     tensors = [a.input, *(r for r, _ in a.residuals), *([] if a.base is None else [a.base])]
     if plan.overflows(tensors, [a.output_shape()], a.upsample * a.pixel_shuffle):
         reasons.append(_TOO_LONG)
-    return reasons or selfcheck.reasons(a.input.device, plan.load_of(a))
+    return reasons or _unproved(plan.load_of(a), a.input)
 
 
 def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
@@ -206,4 +209,22 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
     # what a layer reads may have to be concatenated
     if plan.overflows([a.input, *(r for r, _ in a.residuals)], [(n, c + grown, h, w)]):
         reasons.append(_TOO_LONG)
-    return reasons or selfcheck.reasons(a.input.device, "boxes")
+    if reasons:
+        return reasons
+    return [reason for load in sorted(_loads_of_block(a)) for reason in _unproved(load, a.input)]
+
+
+def _loads_of_block(a: DenseBlockArgs) -> set[str]:
+    """The ways in which a layer may read: its input as it lies, or concatenated."""
+    loads = {plan.load_of(_layer_of_block(a, i, a.input)) for i in range(len(a.weights))}
+    if loads & {"boxes", "pointers"}:
+        n, _, h, w = a.input.shape
+        widths = [weight.shape[1] for weight in a.weights[1:]]
+        joined = [torch.empty((n, c, h, w), device="meta", dtype=a.input.dtype) for c in widths]
+        index = a.input.device.index or 0
+        loads |= {"boxes" if plan.takes_boxes(x, index) else "pointers" for x in joined}
+    return loads
+
+
+def _unproved(kind: str, x: Tensor) -> list[str]:
+    return selfcheck.reasons(x.device, kind, x.dtype)

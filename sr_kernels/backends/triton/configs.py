@@ -27,7 +27,8 @@ LARGEST_TILE = 128  # rows and columns, at most: offsets within a tile must fit 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A program's share: th x tw pixels by bn packed channels, bk inputs (or taps) at a time."""
+    """A program's share: th x tw pixels by bn packed channels, bk inputs (or taps) at a time. Of "taps",
+    whose programs compute all channels, bn says nothing and is 16."""
 
     th: int
     tw: int

@@ -67,11 +67,12 @@ def has_boxes(index: int) -> bool:
     return name == "interpreter" or (name.startswith("sm_") and int(name[3:]) >= 90)
 
 
-def takes_boxes(x: Tensor) -> bool:
+def takes_boxes(x: Tensor, index: int | None = None) -> bool:
     """Whether descriptors are read there and can describe x, pixel-major or as its copy will be, wherever it
-    begins: what begins off 16 bytes is copied, see `laid_out`."""
+    begins: what begins off 16 bytes is copied, see `laid_out`. index: the device, x's own if None."""
     unit = 16 // x.element_size()
-    return has_boxes(x.device.index or 0) and all(s and s % unit == 0 for s in strides(x)) and x.numel() > 0
+    index = x.device.index or 0 if index is None else index
+    return has_boxes(index) and all(s and s % unit == 0 for s in strides(x)) and x.numel() > 0
 
 
 def laid_out(x: Tensor) -> Tensor:
@@ -191,8 +192,8 @@ class ConvPlan:
         """
         self.load = load or load_of(a)
         self.config = c = c or choose(a, self.load)
-        self.name = f"triton/conv2d_{self.load}/{c.th}x{c.tw}x{c.bn}{'t' if c.swap else ''}"
         self.bn = power_of_two(a.weight.shape[0]) if self.load == "taps" else c.bn
+        self.name = f"triton/conv2d_{self.load}/{c.th}x{c.tw}x{self.bn}{'t' if c.swap else ''}"
         self.second = second
         self.boxed = self.load == "boxes" or (self.load == "taps" and takes_boxes(a.input))
         self.precision = precision_of(a.input.dtype)
