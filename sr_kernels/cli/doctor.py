@@ -138,6 +138,12 @@ def _triton() -> Lines:
         return
     import torch
 
+    from sr_kernels.backends import registry
+
+    found = registry.find("triton")
+    if isinstance(found, registry.Absent):  # such as a Triton without tensor descriptors
+        yield "usable", f"no: {found.reason}; the kernels need Triton 3.4 or newer"
+        return
     from sr_kernels.backends.triton import configs, launch, plan
 
     if launch.INTERPRETED:

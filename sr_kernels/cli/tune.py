@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 
+from sr_kernels.cli.arguments import positive
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Register `tune` with the command line's subparsers."""
@@ -16,8 +18,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the fastest of each for this device, driver and triton. Without it, shipped tables and a rule "
         "decide.",
     )
-    parser.add_argument("--only", metavar="TEXT", help="layers whose key contains it, such as 64->64")
-    parser.add_argument("--most", type=int, default=64, metavar="N", help="configurations a layer (64)")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="layers whose key, as printed, contains it, such as 64->64 or taps"
+    )
+    parser.add_argument("--most", type=positive, default=64, metavar="N", help="configurations a layer (64)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that compile")
     parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
     parser.add_argument("--json", metavar="FILE", help="write every time measured there")
@@ -39,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
 
     tasks = [replace(task, dtype=args.dtype) for task in tune.USUAL]
     if args.only:
-        tasks = [task for task in tasks if args.only in f"{task.ci}->{task.co} {task.kernel}x{task.kernel}"]
+        tasks = [task for task in tasks if args.only in tune.layer_of(task)[1].key()]
         if not tasks:
-            raise ValueError(f"no layer has {args.only!r} in its key; try 64->64 or 9x9")
+            raise ValueError(f"no layer has {args.only!r} in its key; try 64->64, 9x9 or taps")
+    path = ""
     best: dict[str, configs.Config] = {}
     everything = []
     with Progress(unit="configurations") as bar:
@@ -56,16 +61,18 @@ def run(args: argparse.Namespace) -> int:
             usual = next((s for s, c in outcome.times if c == configs.default(outcome.layer)), None)
             gain = f"{usual / seconds:.2f}x the rule's" if usual else "the rule's did not run"
             print(f"{key:<36} {seconds * 1e6:8.1f} us  {gain}, {_words(winner)}", flush=True)
-            best.setdefault(key, winner)
+            if key not in best:  # kept at once: what was measured stays if the run is cut short
+                best[key] = winner
+                path = configs.keep(plan.device_key(0), {key: winner})
             times = [{"us": round(s * 1e6, 2), **asdict(c)} for s, c in outcome.times]
             everything.append(
                 {"key": key, "task": asdict(outcome.task), "failed": outcome.failed, "times": times}
             )
-            if args.json:  # anew after each layer: what was measured stays if the run is cut short
+            if args.json:
                 found = {"device": plan.device_key(0), "layers": everything}
                 Path(args.json).write_text(json.dumps(found, indent=1))
     if best:
-        print(f"kept in {configs.keep(plan.device_key(0), best)}")
+        print(f"kept in {path}")
     return 0 if best else 1
 
 

@@ -57,6 +57,8 @@ LAYERS = [
     replace(_layer(64, 64, activation="relu", residuals=(1.0,)), layout="sliced"),
     replace(_layer(64, 64, activation="relu"), layout="cropped"),
     replace(_layer(64, 64, activation="relu"), layout="contiguous", offset=3),
+    # a residual under a shuffle
+    _layer(64, 64, shuffle=2, residuals=(1.0,)),
 ]
 
 _TRANSPOSED = [s for s in samples.TRANSPOSED if isinstance(s.stride, int)]  # others are PyTorch's own op

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sr_kernels import ops, reference
 from sr_kernels.backends import BackendError, record_kernels
@@ -198,6 +199,37 @@ def test_more_than_two_to_the_31_elements(op, backend, device):
 def both(function, x):
     """function in x's dtype and in float64."""
     return function(x), function(x.double())
+
+
+@pytest.mark.parametrize("offsets", [(0, 3), (3, 0)], ids=str)
+@pytest.mark.parametrize("channels", [16, 3])
+def test_one_signature_at_two_addresses(offsets, channels, backend, device):
+    """What was prepared for an input that begins on 16 bytes gets one that does not, and the other way."""
+    shape, count = (1, 9, 7, 16), 16 * 9 * 7
+    storage = torch.randn(count + 8, device=device).to(HALF)
+    weight = torch.randn(channels, 16, 3, 3, device=device).to(HALF)
+    for offset in offsets:
+        x = storage[offset : offset + count].view(shape).permute(0, 3, 1, 2)
+        with record_kernels() as names:
+            y = ops.conv2d(x, weight, padding=1, backend=backend)
+        assert_ran(names, backend)
+        assert_as_close(y, *both(lambda t: F.conv2d(t, weight.to(t.dtype), padding=1), x))
+
+
+@pytest.mark.parametrize(("ci", "co", "stride"), [(64, 64, 1), (64, 64, 2), (3, 64, 1), (64, 3, 1)], ids=str)
+def test_special_values(ci, co, stride, backend, device):
+    """NaN and infinities come out where eager's do, or, where eager errs, where they are in float64."""
+    if device == "cpu":
+        pytest.skip("Winograd's transforms spread an infinity over a tile")
+    x, weight = torch.randn(1, ci, 9, 9, device=device).to(HALF), torch.randn(co, ci, 3, 3, device=device)
+    x[0, 0, 1, 1], x[0, 1, 4, 4], x[0, 2, 7, 7] = torch.nan, torch.inf, -torch.inf
+    weight = weight.to(HALF)
+    with record_kernels() as names:
+        y = ops.conv2d(x, weight, stride=stride, padding=1, activation="relu", backend=backend)
+    assert_ran(names, backend)
+    eager, exact = both(lambda t: F.conv2d(t, weight.to(t.dtype), stride=stride, padding=1).relu(), x)
+    for mask in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert bool(((mask(y) == mask(eager)) | (mask(y) == mask(exact))).all()), mask
 
 
 def test_a_smaller_picture_after_a_larger_one(backend, device):

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,22 +23,15 @@ from sr_kernels.backends.base import (
     with_format,
 )
 from sr_kernels.backends.registry import record
-from sr_kernels.backends.triton import plan, selfcheck
-from sr_kernels.backends.triton.configs import power_of_two
-from sr_kernels.backends.triton.kernels import pointwise
-from sr_kernels.backends.triton.kernels.backward import activation_backward_kernel
-from sr_kernels.backends.triton.launch import INTERPRETED, device_of
+from sr_kernels.backends.triton import moves, plan, selfcheck
+from sr_kernels.backends.triton.launch import INTERPRETED
+from sr_kernels.backends.triton.moves import empty_like
 from sr_kernels.backends.triton.plan import ConvPlan
 
-_BLOCK = 1024
-_PIXELS = 4096  # elements of a shuffle's program
-_PROGRAMS = 528  # that keep the largest chips busy
-_BACKWARD_TILE = 4096  # elements of a step of the backward
 _BACKWARD_CHANNELS = 1024
 # At half of it, 16x64x128x128, the backward of a layer with relu takes 345 us in eager on an H100, 442 here.
 _BACKWARD_ELEMENTS = 1 << 25
-_INTS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_LARGEST_TILE = 64  # rows and columns, at most, of any configuration; times a stride of 2 and a window
+_TOO_LONG = "rows are too long for offsets of 32 bits"
 
 
 class TritonBackend(Backend):
@@ -62,17 +54,20 @@ class TritonBackend(Backend):
         if isinstance(args, DenseBlockArgs):
             return _dense_block_reasons(args)
         if isinstance(args, ActivationArgs):
-            wide = args.grad.shape[1] > _BACKWARD_CHANNELS
-            return ["too many channels for a tile"] if wide else _dtype_reasons([args.grad])
+            if args.grad.shape[1] > _BACKWARD_CHANNELS:
+                return ["too many channels for a tile"]
+            return _dtype_reasons([args.grad]) or _unproved("backward", args.grad)
         assert isinstance(args, tuple)
         x: Tensor = args[0]
         if op == "residual_add":
-            return _dtype_reasons([x, *(r for r, _ in args[1])])
-        if op == "float_to_image":
-            return [] if x.dtype == torch.float32 else [f"pictures are made of float32, not of {x.dtype}"]
+            return _dtype_reasons([x, *(r for r, _ in args[1])]) or _unproved("sum", x)
+        if op == "float_to_image" and x.dtype != torch.float32:
+            return [f"pictures are made of float32, not of {x.dtype}"]
         if x.dtype.itemsize > 8:
             return [f"elements of {x.dtype} are wider than 8 bytes"]
-        return []
+        # values are moved as they are, or made from float32
+        kind = "pictures" if op in ("image_to_float", "float_to_image") else "shuffles"
+        return selfcheck.reasons(x.device, kind, torch.float32)
 
     def slower(self, op: str, args: object) -> list[str]:
         if isinstance(args, ActivationArgs) and args.grad.numel() < _BACKWARD_ELEMENTS:
@@ -91,76 +86,28 @@ class TritonBackend(Backend):
         return _DenseBlock(args)(args)
 
     def activation_backward(self, args: ActivationArgs) -> tuple[Tensor, Tensor, Tensor | None]:
-        n, c, h, w = args.grad.shape
-        grad, saved = (with_format(t, torch.channels_last) for t in (args.grad, args.saved))
-        dz = _empty(grad.shape, grad)
-        rows = n * h * w
-        height = max(_BACKWARD_TILE // power_of_two(c), 1)
-        steps = next(k for k in (16, 4, 1) if k == 1 or rows >= k * height * _PROGRAMS)
-        programs = -(-rows // (steps * height))
-        prelu = args.activation == "prelu"
-        parts = grad.new_empty((2 if prelu else 1, programs, c), dtype=torch.float32)
-        slopes = (
-            parts if args.prelu_weight is None else args.prelu_weight.detach().float().expand(c).contiguous()
-        )
         record("triton/activation_backward")
-        with device_of(grad):
-            activation_backward_kernel[(programs,)](
-                grad, saved, slopes, dz, parts[0], parts[-1], rows, float(args.negative_slope),
-                float(args.scale), C=c, ACT=args.activation, FROM_OUTPUT=args.from_output, STEPS=steps,
-                BR=height, BC=power_of_two(c),
-            )  # fmt: skip
-        sums = parts.sum(1)
-        return dz, sums[0], sums[1] if prelu else None
+        return moves.activation_backward(args)
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
-        n, c, h, w = input.shape
-        shape = (n, c // (factor * factor), h * factor, w * factor)
-        return _shuffle("pixel_shuffle", input, shape, factor, inverse=False)
+        record("triton/pixel_shuffle")
+        return moves.shuffle(input, factor)
 
     def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
-        n, c, h, w = input.shape
-        shape = (n, c * factor * factor, h // factor, w // factor)
-        return _shuffle("pixel_unshuffle", input, shape, factor, inverse=True)
+        record("triton/pixel_unshuffle")
+        return moves.unshuffle(input, factor)
 
     def residual_add(self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
-        memory_format = memory_format_of(input)
-        x, *others = (with_format(t, memory_format) for t in (input, *(r for r, _ in residuals)))
-        y = x.new_empty_strided(x.shape, dense_strides(x.shape, memory_format))
-        b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
         record("triton/residual_add")
-        if y.numel():
-            with device_of(x):
-                pointwise.add_kernel[_flat(y)](
-                    x, others[0], others[-1], y, y.numel(), float(scale), float(b1), float(b2),
-                    TWO=len(others) > 1, BLOCK=_BLOCK,
-                )  # fmt: skip
-        return y
+        return moves.add(input, residuals, scale)
 
     def image_to_float(self, image: Tensor) -> Tensor:
-        h, w, c = image.shape
-        x = image.contiguous().view(_INTS[image.dtype.itemsize])
-        y = torch.empty((1, h, w, c), dtype=torch.float32, device=image.device)
         record("triton/image_to_float")
-        if y.numel():
-            full = 255 if image.dtype == torch.uint8 else 65535
-            with device_of(x):
-                pointwise.image_to_float_kernel[_flat(y)](x, y, y.numel(), FULL=full, BLOCK=_BLOCK)
-        return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
+        return moves.to_float(image)
 
     def float_to_image(self, input: Tensor, dtype: torch.dtype) -> Tensor:
-        _, c, h, w = input.shape
-        x = with_format(input, torch.channels_last)
-        y = torch.empty((h, w, c), dtype=dtype, device=x.device)
         record("triton/float_to_image")
-        if y.numel():
-            full = 255 if dtype == torch.uint8 else 65535
-            with device_of(x):
-                pointwise.float_to_image_kernel[_flat(y)](
-                    x, y.view(_INTS[dtype.itemsize]), y.numel(), FULL=full, BLOCK=_BLOCK,
-                    enable_fp_fusion=False,  # a product is rounded before halves are
-                )  # fmt: skip
-        return y
+        return moves.to_image(input, dtype)
 
 
 class _Conv2d:
@@ -172,13 +119,15 @@ class _Conv2d:
         self.converts = dense_strides(self.shape, self.format) != dense_strides(
             self.shape, torch.channels_last
         )
-        self.plan: ConvPlan | None = None
+        self.plans: dict[str, ConvPlan] = {}  # precision -> plan: torch's word on TF32 may change
 
     def __call__(self, a: ConvArgs) -> Tensor:
-        y = _empty(self.shape, a.input)
-        if self.plan is None:
-            self.plan = ConvPlan(a, y)
-        self.plan.run(a, y)
+        y = empty_like(self.shape, a.input)
+        made = self.plans.get(plan.precision_of(a.input.dtype))
+        if made is None:
+            made = ConvPlan(a, y)
+            self.plans[made.precision] = made
+        made.run(a, y)
         return with_format(y, self.format) if self.converts else y
 
 
@@ -188,19 +137,11 @@ class _DenseBlock:
 
     def __init__(self, a: DenseBlockArgs) -> None:
         self.format = memory_format_of(a.input)
-        self.plans: list[ConvPlan | None] = [None] * len(a.weights)
-
-    def _layer(self, a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
-        layer = ConvArgs(x, a.weights[i], a.biases[i], padding=(a.weights[i].shape[2] // 2,) * 4)
-        if i < len(a.weights) - 1:
-            layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
-        else:
-            layer.scale, layer.residuals = a.scale, [(x, a.input_scale), *a.residuals]
-        return layer
+        self.plans: dict[tuple[int, str], ConvPlan] = {}  # of each layer, as _Conv2d has them
 
     def _run(self, i: int, layer: ConvArgs, grown: Tensor, y: Tensor) -> None:
         """The convolution of layer.input and, behind its channels, of `grown`, into y."""
-        made = self.plans[i]
+        made = self.plans.get((i, plan.precision_of(y.dtype)))
         if made is None:
             load = plan.load_of(layer)
             c = plan.choose(layer, load)
@@ -210,7 +151,7 @@ class _DenseBlock:
                 made = ConvPlan(layer, y)
             else:
                 made = ConvPlan(layer, y, load, c, grown.shape[1])
-            self.plans[i] = made
+            self.plans[i, made.precision] = made
         elif made.second != grown.shape[1]:
             layer.input = pixel_major(torch.cat([layer.input, grown], 1))
         made.run(layer, y, grown if made.second else None)
@@ -219,57 +160,24 @@ class _DenseBlock:
         x = pixel_major(a.input)
         n, _, h, w = x.shape
         widths = [weight.shape[0] for weight in a.weights[:-1]]
-        grown = _empty((n, max(sum(widths), 1), h, w), x)
+        grown = empty_like((n, max(sum(widths), 1), h, w), x)
         end = 0
         for i, weight in enumerate(a.weights):
             width = weight.shape[0]
-            y = grown[:, end : end + width] if i < len(widths) else _empty((n, width, h, w), x)
-            self._run(i, self._layer(a, i, x), grown[:, :end], y)
+            y = grown[:, end : end + width] if i < len(widths) else empty_like((n, width, h, w), x)
+            self._run(i, _layer_of_block(a, i, x), grown[:, :end], y)
             end += width
         return with_format(y, self.format)
 
 
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    return like.new_empty_strided(tuple(shape), dense_strides(shape, torch.channels_last))
-
-
-def _flat(y: Tensor) -> tuple[int]:
-    return (-(-y.numel() // _BLOCK),)
-
-
-def _shuffle(op: str, x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:
-    memory_format = memory_format_of(x)
-    x = with_format(x, memory_format)
-    y = x.new_empty_strided(shape, dense_strides(shape, memory_format))
-    record(f"triton/{op}")
-    n, c, h, w = shape
-    last = memory_format == torch.channels_last
-    length, rows = (w * c, n * h) if last else (w, n * c * h)
-    coarse, fine = (y, x) if inverse else (x, y)
-    channels = fine.shape[1]
-    whole = channels * factor * factor
-    if y.numel() and last and channels == power_of_two(channels) and factor == power_of_two(factor):
-        ints = _INTS[x.dtype.itemsize]
-        _, _, ch, cw = coarse.shape
-        pitches = coarse.stride(0), coarse.stride(2), fine.stride(0), fine.stride(2)
-        v = math.gcd(16 // x.element_size(), *pitches)
-        block = max(_PIXELS // whole, 1)
-        with device_of(x):
-            pointwise.shuffle_pixels_kernel[(-(-cw // block), n * ch)](
-                coarse.view(ints), fine.view(ints), cw, ch, *(p // v for p in pitches),
-                V=v, C=channels, R=factor, INVERSE=inverse, BX=block,
-            )  # fmt: skip
-    elif y.numel():
-        ints = _INTS[x.dtype.itemsize]
-        xn, xc, xy, xx = x.stride()
-        yn, yc, yy, _ = y.stride()
-        block = min(_BLOCK, power_of_two(length))
-        with device_of(x):
-            pointwise.shuffle_kernel[(-(-length // block), rows)](
-                x.view(ints), y.view(ints), length, h, xn, xc, xy, xx, yn, yc, yy,
-                C=c, R=factor, INVERSE=inverse, LAST=last, BLOCK=block,
-            )  # fmt: skip
-    return y
+def _layer_of_block(a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
+    """Layer i, its input being x and what has grown."""
+    layer = ConvArgs(x, a.weights[i], a.biases[i], padding=(a.weights[i].shape[2] // 2,) * 4)
+    if i < len(a.weights) - 1:
+        layer.activation, layer.negative_slope = "leaky_relu", a.negative_slope
+    else:
+        layer.scale, layer.residuals = a.scale, [(x, a.input_scale), *a.residuals]
+    return layer
 
 
 def _dtype_reasons(tensors: Sequence[Tensor | None]) -> list[str]:
@@ -284,12 +192,10 @@ def _conv_reasons(a: ConvArgs) -> list[str]:
         reasons.append(f"{a.groups} groups: only 1 has a kernel")
     if a.upsample > 1 and (max(a.stride) > 1 or max(a.dilation) > 1):
         reasons.append("upsample needs stride 1 and dilation 1")
-    window = max(a.weight.shape[2:]) * max(a.dilation)
     tensors = [a.input, *(r for r, _ in a.residuals), *([] if a.base is None else [a.base])]
-    rows = _LARGEST_TILE * 2 * max(a.upsample, a.pixel_shuffle) + window
-    if plan.overflows(tensors, rows, rows):
-        reasons.append("rows are too long for offsets of 32 bits within a tile")
-    return reasons or selfcheck.reasons(a.input.device, plan.load_of(a))
+    if plan.overflows(tensors, [a.output_shape()], a.upsample * a.pixel_shuffle):
+        reasons.append(_TOO_LONG)
+    return reasons or _unproved(plan.load_of(a), a.input)
 
 
 def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
@@ -298,6 +204,27 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
         reasons.append("the kernels add two residuals at most, and the block's input is one of them")
     if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 for w in a.weights):
         reasons.append("kernels must be square and odd")
-    if plan.overflows([a.input], 2 * _LARGEST_TILE, 2 * _LARGEST_TILE):
-        reasons.append("rows are too long for offsets of 32 bits within a tile")
-    return reasons or selfcheck.reasons(a.input.device, "boxes")
+    n, c, h, w = a.input.shape
+    grown = sum(weight.shape[0] for weight in a.weights[:-1])
+    # what a layer reads may have to be concatenated
+    if plan.overflows([a.input, *(r for r, _ in a.residuals)], [(n, c + grown, h, w)]):
+        reasons.append(_TOO_LONG)
+    if reasons:
+        return reasons
+    return [reason for load in sorted(_loads_of_block(a)) for reason in _unproved(load, a.input)]
+
+
+def _loads_of_block(a: DenseBlockArgs) -> set[str]:
+    """The ways in which a layer may read: its input as it lies, or concatenated."""
+    loads = {plan.load_of(_layer_of_block(a, i, a.input)) for i in range(len(a.weights))}
+    if loads & {"boxes", "pointers"}:
+        n, _, h, w = a.input.shape
+        widths = [weight.shape[1] for weight in a.weights[1:]]
+        joined = [torch.empty((n, c, h, w), device="meta", dtype=a.input.dtype) for c in widths]
+        index = a.input.device.index or 0
+        loads |= {"boxes" if plan.takes_boxes(x, index) else "pointers" for x in joined}
+    return loads
+
+
+def _unproved(kind: str, x: Tensor) -> list[str]:
+    return selfcheck.reasons(x.device, kind, x.dtype)

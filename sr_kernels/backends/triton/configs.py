@@ -22,11 +22,13 @@ from typing import Any
 from sr_kernels import config
 
 LOADS = ("boxes", "pointers", "window", "taps")
+LARGEST_TILE = 128  # rows and columns, at most: offsets within a tile must fit in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A program's share: th x tw pixels by bn packed channels, bk inputs (or taps) at a time."""
+    """A program's share: th x tw pixels by bn packed channels, bk inputs (or taps) at a time. Of "taps",
+    whose programs compute all channels, bn says nothing and is 16."""
 
     th: int
     tw: int
@@ -45,6 +47,8 @@ class Config:
             raise ValueError(
                 f"bn, bk and th*tw must be at least 16, got {self.bn}, {self.bk}, {self.th * self.tw}"
             )
+        if max(self.th, self.tw) > LARGEST_TILE:
+            raise ValueError(f"th and tw must be at most {LARGEST_TILE}, got {self.th}, {self.tw}")
         if not 1 <= self.stages <= 8:
             raise ValueError(f"stages must be 1 to 8, got {self.stages}")
 
@@ -74,6 +78,8 @@ def power_of_two(value: int) -> int:
 def default(layer: Layer) -> Config:
     """The rule for layers that no table has."""
     bn = min(max(power_of_two(layer.co), 16), 64)
+    if layer.load == "taps" and layer.bytes == 4:
+        return Config(2, 64, 16, min(max(power_of_two(layer.ci), 16), 32), 8, 2)
     if layer.load == "taps":
         return Config(4, 64, 16, min(max(power_of_two(layer.ci), 16), 64), 8, 3)
     if layer.load == "window":

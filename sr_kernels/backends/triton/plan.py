@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +34,11 @@ _INT32 = 2**31 - 1
 
 
 def strides(x: Tensor) -> tuple[int, int, int]:
-    """(sample, row, pixel) of a pixel-major tensor, in elements."""
-    return x.stride(0), x.stride(2), x.stride(3)
+    """(sample, row, pixel) of x, pixel-major or as its copy will have them, in elements."""
+    sn, sc, sy, sx = x.stride()
+    if sc != 1 and x.shape[1] != 1:
+        sn, _, sy, sx = dense_strides(x.shape, torch.channels_last)
+    return sn, sy, sx
 
 
 @functools.cache
@@ -65,32 +67,37 @@ def has_boxes(index: int) -> bool:
     return name == "interpreter" or (name.startswith("sm_") and int(name[3:]) >= 90)
 
 
-def takes_boxes(x: Tensor) -> bool:
-    """Whether a tensor descriptor can describe x, pixel-major."""
-    size = x.element_size()
-    aligned = x.data_ptr() % 16 == 0 and all(s * size % 16 == 0 for s in strides(x))
-    return aligned and x.numel() > 0
+def takes_boxes(x: Tensor, index: int | None = None) -> bool:
+    """Whether descriptors are read there and can describe x, pixel-major or as its copy will be, wherever it
+    begins: what begins off 16 bytes is copied, see `laid_out`. index: the device, x's own if None."""
+    unit = 16 // x.element_size()
+    index = x.device.index or 0 if index is None else index
+    return has_boxes(index) and all(s and s % unit == 0 for s in strides(x)) and x.numel() > 0
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """x, pixel-major, itself where a descriptor can begin, else a copy whose pixels lie 16 bytes apart."""
+    if x.data_ptr() % 16 == 0:
+        return x
+    n, c, h, w = x.shape
+    pitch = c + -c % (16 // x.element_size())
+    spaced = x.new_empty_strided(x.shape, dense_strides((n, pitch, h, w), torch.channels_last))
+    return spaced.copy_(x)
 
 
 def load_of(a: ConvArgs) -> str:
-    """How the input is read, see kernels/conv.py; by shapes and strides alone, but for the alignment of x."""
+    """How the input is read, see kernels/conv.py; by shapes and strides alone."""
     if a.weight.shape[1] <= _WINDOW_INPUTS:
         return "window"
-    if max(*a.stride, *a.dilation) == 1 and _few_outputs(*a.weight.shape):
+    if max(*a.stride, *a.dilation) == 1 and _few_outputs(a.weight.shape):
         return "taps"
-    return "boxes" if max(a.stride) == 1 and fits_boxes(a.input) else "pointers"
+    return "boxes" if max(a.stride) == 1 and takes_boxes(a.input) else "pointers"
 
 
-def fits_boxes(x: Tensor) -> bool:
-    """Whether x, or its channels_last copy, can be read by descriptors there."""
-    if not has_boxes(x.device.index or 0):
-        return False
-    return takes_boxes(x) if x.stride(1) == 1 else x.shape[1] * x.element_size() % 16 == 0
-
-
-def _few_outputs(co: int, ci: int, kh: int, kw: int) -> bool:
+def _few_outputs(weight: torch.Size) -> bool:
     """Whether "taps" takes less time: where its products are of the least width, and, up to four times that,
     where many taps would each read every pixel."""
+    co, _, kh, kw = weight
     columns = power_of_two(co) * _taps(kw, co)
     return columns <= _COLUMNS or (columns <= 4 * _COLUMNS and kh * kw >= _MANY_TAPS)
 
@@ -117,8 +124,16 @@ def precision_of(dtype: torch.dtype) -> str:
     interpreter cannot multiply bfloat16: there operands are widened."""
     if dtype == torch.bfloat16 and INTERPRETED:
         return "widened"
-    tf32 = dtype == torch.float32 and config.get_precision() == "medium" and torch.backends.cudnn.allow_tf32
+    tf32 = dtype == torch.float32 and config.get_precision() == "medium" and _torch_allows_tf32()
     return "tf32" if tf32 else "ieee"
+
+
+def _torch_allows_tf32() -> bool:
+    """In convolutions. Newer PyTorch has a setting for each op; where they differ, the older one raises."""
+    conv: Any = getattr(torch.backends.cudnn, "conv", None)
+    if hasattr(conv, "fp32_precision"):
+        return str(conv.fp32_precision) == "tf32"
+    return bool(torch.backends.cudnn.allow_tf32)
 
 
 def _packed_vector(x: Tensor | None, co: int, padded: int, shuffle: int, like: Tensor) -> Tensor:
@@ -170,19 +185,18 @@ class ConvPlan:
         load: str = "",
         c: configs.Config | None = None,
         second: int = 0,
-        boxed: bool = True,
     ) -> None:
         """y: the result (N, Co/r^2, Ho*r, Wo*r) or any tensor of its shape and strides, pixel-major.
 
         second: how many of the weight's inputs come from another tensor, behind a.input's; "boxes" alone.
-        boxed: descriptors may be used where the load leaves the choice.
         """
         self.load = load or load_of(a)
         self.config = c = c or choose(a, self.load)
-        self.name = f"triton/conv2d_{self.load}/{c.th}x{c.tw}x{c.bn}{'t' if c.swap else ''}"
         self.bn = power_of_two(a.weight.shape[0]) if self.load == "taps" else c.bn
+        self.name = f"triton/conv2d_{self.load}/{c.th}x{c.tw}x{self.bn}{'t' if c.swap else ''}"
         self.second = second
-        self.boxed = self.load == "boxes" or (self.load == "taps" and boxed and fits_boxes(a.input))
+        self.boxed = self.load == "boxes" or (self.load == "taps" and takes_boxes(a.input))
+        self.precision = precision_of(a.input.dtype)
         self.launches: list[tuple[int, Launch]] = []
         self.padded = a.weight.shape[0] + -a.weight.shape[0] % self.bn
         values = self._values(a, y)
@@ -226,23 +240,19 @@ class ConvPlan:
             "ACT": a.activation, "AFTER": a.activation_after_add, "RESIDUALS": len(residuals), "S": s,
             "BASE": mode, "FACTOR": y.shape[2] // max(base.shape[2], 1), "STEP": a.upsample,
             "DENSE": y.stride(3) == co // (s * s),
-            "LOAD": self.load, "BOXED": self.boxed, "PRECISION": precision_of(a.input.dtype),
+            "LOAD": self.load, "BOXED": self.boxed, "PRECISION": self.precision,
             "TH": c.th, "TW": c.tw, "BN": self.bn, "BK": c.bk, "SWAP": c.swap, "STAGES": c.stages,
         }  # fmt: skip
 
     def run(self, a: ConvArgs, y: Tensor, x2: Tensor | None = None) -> None:
         """The op into y; x2: the channels that follow those of a.input in a.weight."""
-        x = pixel_major(a.input)
-        if self.boxed and self.launches and not takes_boxes(x):  # another address
-            a = replace(a, input=x if x2 is None else pixel_major(torch.cat([x, x2], 1)))
-            ConvPlan(a, y, "taps" if self.load == "taps" else "pointers", boxed=False).run(a, y)
-            return
         record(self.name)
         if self.launches:
-            self.launch(a, x, y, x2)
+            x = pixel_major(a.input)
+            self.launch(a, laid_out(x) if self.boxed else x, y, x2)
 
     def launch(self, a: ConvArgs, x: Tensor, y: Tensor, x2: Tensor | None = None) -> None:
-        """As run, of x, pixel-major and of a good address; nothing is recorded."""
+        """As run, of x, pixel-major and laid out for descriptors; nothing is recorded."""
         with device_of(x):
             c, s = self.config, a.pixel_shuffle
             co = a.weight.shape[0]
@@ -266,12 +276,8 @@ _TENSORS = ("x", "x2", "w", "bias", "prelu", "res1", "res2", "base", "y")
 
 
 def _strides_of(name: str, unit_name: str, x: Tensor) -> dict[str, int]:
-    """The strides of x, pixel-major or as its copy will have them, in units of their largest common divisor
-    of up to 16 bytes: what epilogue.py calls V."""
+    """The strides of x in units of their largest common divisor, up to 16 bytes: what epilogue.py calls V."""
     found = strides(x)
-    if x.stride(1) != 1 and x.shape[1] != 1:
-        sn, _, sy, sx = dense_strides(x.shape, torch.channels_last)
-        found = sn, sy, sx
     unit = math.gcd(16 // x.element_size(), *found)
     return {unit_name: unit, **{name + axis: d // unit for axis, d in zip("nyx", found, strict=True)}}
 
@@ -282,12 +288,12 @@ def _boxes(x: Tensor, c: configs.Config) -> TensorDescriptor:
     return TensorDescriptor(x, [n, h, w, channels], [*strides(x), 1], [1, c.th, c.tw, c.bk])
 
 
-def reach(x: Tensor, rows: int, columns: int) -> int:
-    """The largest offset within a tile of so many rows and columns of x, in elements."""
-    _, sy, sx = strides(x) if x.stride(1) == 1 else (0, x.shape[3] * x.shape[1], x.shape[1])
-    return rows * sy + columns * sx + x.shape[1]
-
-
-def overflows(tensors: Sequence[Tensor], rows: int, columns: int) -> bool:
-    """Whether an offset within a tile does not fit in 32 bits, which kernels count in."""
-    return any(reach(t, rows, columns) > _INT32 for t in tensors)
+def overflows(tensors: Sequence[Tensor], results: Sequence[Sequence[int]], enlarged: int = 1) -> bool:
+    """Whether an offset that kernels count in 32 bits does not fit: within a row, or within a tile of pixels
+    `enlarged` times as wide and high, of a tensor or of a dense result of such a shape."""
+    found = [(t.shape, strides(t)) for t in tensors]
+    for shape in results:
+        sn, _, sy, sx = dense_strides(shape, torch.channels_last)
+        found.append((torch.Size(shape), (sn, sy, sx)))
+    tile = configs.LARGEST_TILE * enlarged
+    return any(tile * sy + max(tile, shape[3]) * sx + shape[1] > _INT32 for shape, (_, sy, sx) in found)

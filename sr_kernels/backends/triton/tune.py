@@ -126,16 +126,23 @@ def candidates(layer: Layer) -> list[Config]:
     return found
 
 
+def layer_of(task: Task, device: str = "cuda") -> tuple[str, Layer]:
+    """How the task's input is read on the device, and the key of its configurations."""
+    a = task.arguments(device, 32, 64)
+    load = plan.load_of(a)
+    return load, plan.layer_of(a, load)
+
+
 def _thinned(found: list[Config], most: int) -> list[Config]:
     """Evenly drawn ones, `most` at most."""
-    step = max(len(found) / most, 1.0)
+    step = max(len(found) / max(most, 1), 1.0)
     return [found[int(i * step)] for i in range(min(len(found), most))]
 
 
-def _attempt(task: Task, load: str, c: Config) -> str:
+def _attempt(task: Task, device: str, load: str, c: Config) -> str:
     """Compiles a configuration in a process of its own, into Triton's cache; what went wrong, or ""."""
     try:
-        a = task.arguments("cuda", 32, 64)
+        a = task.arguments(device, 32, 64)
         plan.ConvPlan(a, _result(a), load, c).run(a, _result(a))
         torch.cuda.synchronize()
     except Exception as error:  # out of resources, mostly
@@ -198,9 +205,7 @@ def tune(
     workers = workers or max(1, min(12, (os.cpu_count() or 2) - 2))
     jobs = []
     for task in tasks:
-        a = task.arguments(device, 32, 64)
-        load = plan.load_of(a)
-        layer = plan.layer_of(a, load)
+        load, layer = layer_of(task, device)
         default = configs.default(layer)
         drawn = _thinned([c for c in candidates(layer) if c != default], most - 1)
         jobs.append((task, load, layer, [default, *drawn]))
@@ -208,7 +213,7 @@ def tune(
     done = 0
     with _workers(workers) as pool:
         pending = [
-            (task, load, layer, [(c, pool.submit(_attempt, task, load, c)) for c in found])
+            (task, load, layer, [(c, pool.submit(_attempt, task, device, load, c)) for c in found])
             for task, load, layer, found in jobs
         ]
         for task, load, layer, found in pending:

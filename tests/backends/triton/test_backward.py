@@ -9,7 +9,7 @@ import torch
 
 from sr_kernels import ops, reference
 from sr_kernels.backends import record_kernels
-from sr_kernels.backends.triton import backend
+from sr_kernels.backends.triton import backend, moves
 from tests import samples
 from tests.closeness import assert_as_close_together
 
@@ -60,6 +60,40 @@ def test_gradients(sample, dtype):
     assert_as_close_together(
         mine, gradients(plain, arguments, dtype), gradients(plain, arguments, torch.float64)
     )
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+@pytest.mark.parametrize("activation", ["prelu", "silu"])
+def test_programs_of_several_steps(steps, activation, monkeypatch):
+    """As on large layers: programs go on over the pixels, the last one beyond them."""
+    monkeypatch.setattr(moves, "_PROGRAMS", 3)
+    monkeypatch.setattr(moves, "_BACKWARD_TILE", 16 if steps == 16 else 64)
+    sample = samples.Conv(
+        shape=(1, 5, 13, 11), channels=7, activation=activation, slopes=7 if activation == "prelu" else 0
+    )
+    launched = []
+    kernel = moves.activation_backward_kernel
+
+    class Recorder:
+        def __getitem__(self, grid):
+            launched.append(grid)
+            return lambda *args, **options: (
+                launched.append(options["STEPS"]) or kernel[grid](*args, **options)
+            )
+
+    monkeypatch.setattr(moves, "activation_backward_kernel", Recorder())
+    arguments = samples.convert(sample.arguments(torch.float64), torch.float32)
+    with record_kernels() as names:
+        mine = gradients(lambda a: ops.conv2d(**a, backend="triton"), arguments, torch.float32)
+    assert names.count("triton/activation_backward") == 1
+    (programs,), found = launched
+    assert found == steps
+    assert programs > 1
+    plain, exact = (
+        gradients(lambda a: reference.conv2d(**samples.plain(sample, a)), arguments, dtype)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert_as_close_together(mine, plain, exact)
 
 
 def test_an_activation_after_the_sum_is_left_to_pytorch():

@@ -9,8 +9,10 @@ import json
 import pytest
 import torch
 
-from sr_kernels.backends.triton import configs, plan, tune
+from sr_kernels.backends.base import ConvArgs, DenseBlockArgs
+from sr_kernels.backends.triton import backend, configs, plan, tune
 from sr_kernels.backends.triton.configs import Config, Layer
+from sr_kernels.config import set_precision
 
 LAYER = Layer("boxes", 64, 64, 3, 3, 1, 2)
 OTHER = Config(4, 32, 32, 16, 2, 5, True)
@@ -84,13 +86,49 @@ def test_keys_of_the_usual_layers_differ():
     assert len(set(keys)) == len(keys)
 
 
-def test_tf32_needs_both_permissions(monkeypatch):
-    from sr_kernels.config import set_precision
+@pytest.fixture
+def permissions():
+    """torch's settings of TF32 as they were, each of its own."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this PyTorch has one setting for all ops")
+    parts = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    before = [part.fp32_precision for part in parts]
+    yield
+    for part, value in zip(parts, before, strict=True):
+        part.fp32_precision = value
 
+
+def test_tf32_needs_both_permissions(permissions):
     assert plan.precision_of(torch.float32) == "ieee"
     with set_precision("medium"):
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        torch.backends.cudnn.allow_tf32 = True
         assert plan.precision_of(torch.float32) == "tf32"
         assert plan.precision_of(torch.float16) == "ieee"
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        torch.backends.cudnn.allow_tf32 = False
         assert plan.precision_of(torch.float32) == "ieee"
+
+
+def test_torchs_setting_of_convolutions_is_read(permissions):
+    """Where it differs from that of recurrent networks, the older setting cannot be read at all."""
+    with set_precision("medium"):
+        for conv, rnn in (("tf32", "ieee"), ("ieee", "tf32")):
+            torch.backends.cudnn.conv.fp32_precision = conv
+            torch.backends.cudnn.rnn.fp32_precision = rnn
+            assert plan.precision_of(torch.float32) == conv
+
+
+def test_the_permission_is_asked_at_every_call(permissions, monkeypatch):
+    """What was prepared while torch allowed TF32 is not run once it does not."""
+    x, weight = torch.randn(1, 16, 5, 5), torch.randn(16, 16, 3, 3)
+    grown = torch.randn(16, 32, 3, 3)
+    a = ConvArgs(x, weight, padding=(1, 1, 1, 1))
+    block = DenseBlockArgs(x, [weight, grown], [None, None])
+    ran: list[str] = []
+    monkeypatch.setattr(plan.ConvPlan, "launch", lambda self, *args: ran.append(self.precision))
+    with set_precision("medium"):
+        convolution, dense = backend._Conv2d(a), backend._DenseBlock(block)
+        for allowed in (True, False, True):
+            torch.backends.cudnn.allow_tf32 = allowed
+            convolution(a)
+            dense(block)
+    assert ran == [expected for expected in ("tf32", "ieee", "tf32") for _ in range(3)]

@@ -5,6 +5,8 @@
 import triton
 import triton.language as tl
 
+from sr_kernels.backends.triton.kernels.epilogue import hyperbolic_tangent
+
 
 @triton.jit
 def _derivative(z, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, slope, slopes):
@@ -16,7 +18,7 @@ def _derivative(z, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, slope, slopes):
     elif ACT == "prelu":
         d = tl.where(z > 0, 1.0, slopes)
     elif ACT == "tanh":
-        t = z if FROM_OUTPUT else 1 - 2 / (tl.exp(2 * z) + 1)
+        t = z if FROM_OUTPUT else hyperbolic_tangent(z)
         d = 1 - t * t
     elif ACT == "sigmoid":
         s = z if FROM_OUTPUT else 1 / (1 + tl.exp(-z))

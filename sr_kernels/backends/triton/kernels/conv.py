@@ -140,7 +140,10 @@ def _from_taps(
         acc = _product(pixels, weights, acc, False, PRECISION)
     # a tap's share lies as many pixels to the right; beyond the tile nothing is needed
     source = tl.minimum(p[:, None] + tl.minimum(column % TAPS, KW - 1)[None, :], P - 1)
-    return tl.sum(tl.gather(acc, source, 0).reshape(P, COP, TAPS), 2)
+    shares = tl.gather(acc, source, 0)
+    if TAPS != KW:  # infinities by the zeros of a tap that is none are NaN
+        shares = tl.where((column % TAPS < KW)[None, :], shares, 0.0)
+    return tl.sum(shares.reshape(P, COP, TAPS), 2)
 
 
 # What differs between pictures and layers of one kind must not make the compiler start anew.

@@ -13,6 +13,18 @@ import triton.language as tl
 
 
 @triton.jit
+def hyperbolic_tangent(z):
+    """tanh of float32; near zero, where 1 - 2/(e^2z + 1) cancels, z + z^3 P(z^2): a least-squares fit of
+    tanh(z)/z at Chebyshev's points of [0, 0.625], which errs by less than a unit in the last place."""
+    u = z * z
+    p = u * -0.00570404252483129 + 0.020637861489151883
+    p = p * u - 0.05373915650362846
+    p = p * u + 0.13331431753509176
+    p = p * u - 0.333332812841131
+    return tl.where(tl.abs(z) < 0.625, z + z * (u * p), 1 - 2 / (tl.exp(2 * z) + 1))
+
+
+@triton.jit
 def activate(z, ACT: tl.constexpr, slope, prelu):
     """act(z); a NaN stays one. prelu: slopes that broadcast against z."""
     if ACT == "relu":
@@ -26,7 +38,7 @@ def activate(z, ACT: tl.constexpr, slope, prelu):
     elif ACT == "gelu":
         z = 0.5 * z * (1 + tl.erf(z * 0.7071067811865476))
     elif ACT == "tanh":
-        z = 1 - 2 / (tl.exp(2 * z) + 1)
+        z = hyperbolic_tangent(z)
     elif ACT == "sigmoid":
         z = 1 / (1 + tl.exp(-z))
     return z

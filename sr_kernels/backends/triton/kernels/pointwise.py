@@ -28,8 +28,9 @@ def shuffle_kernel(
     BLOCK: tl.constexpr,
 ):
     """y (N, C, H*R, W*R) = pixel_shuffle(x), or its inverse, y (N, C, H, W) with C a multiple of R*R."""
-    row = tl.program_id(1)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(length, BLOCK)  # of a row, on one axis: the others end at 65,535
+    row = tl.program_id(0) // blocks
+    i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     mask = i < length
     if LAST:
         c = i % C
@@ -73,10 +74,11 @@ def shuffle_pixels_kernel(
 ):
     """fine = pixel_shuffle(coarse), or coarse = pixel_unshuffle(fine), channels last: BX coarse pixels of a
     row and the R rows that they become, read and written in runs."""
-    row = tl.program_id(1)
+    blocks = tl.cdiv(w, BX)
+    row = tl.program_id(0) // blocks
     n = (row // h).to(tl.int64)
     line = (row % h).to(tl.int64)
-    x0 = tl.program_id(0) * BX
+    x0 = tl.program_id(0) % blocks * BX
     K: tl.constexpr = C * R * R
     RUN: tl.constexpr = BX * R * C
     i = tl.arange(0, BX * K)
@@ -85,7 +87,7 @@ def shuffle_pixels_kernel(
     r = tl.arange(0, R)[:, None]
     j = tl.arange(0, RUN)[None, :]
     rows = fine + (n * fn + line * R * fy) * V + r * (fy * V) + x0 * (R * C) + j
-    within = (x0 * (R * C) + j < w * (R * C)) & (r < R)
+    within = x0 * (R * C) + j < w * (R * C)
     if INVERSE:
         t = tl.load(rows, mask=within, other=0).reshape(R, BX, R, C)
         tl.store(whole, tl.permute(t, (1, 3, 0, 2)).reshape(BX * K), mask=inside)
