@@ -17,7 +17,9 @@ from sr_kernels.backends.base import (
     ChainArgs,
     ConvArgs,
     DenseBlockArgs,
+    dense_block_reasons,
     dense_strides,
+    dtype_reasons,
     memory_format_of,
     pixel_major,
     with_format,
@@ -56,11 +58,11 @@ class TritonBackend(Backend):
         if isinstance(args, ActivationArgs):
             if args.grad.shape[1] > _BACKWARD_CHANNELS:
                 return ["too many channels for a tile"]
-            return _dtype_reasons([args.grad]) or _unproved("backward", args.grad)
+            return dtype_reasons([args.grad], plan.DTYPES) or _unproved("backward", args.grad)
         assert isinstance(args, tuple)
         x: Tensor = args[0]
         if op == "residual_add":
-            return _dtype_reasons([x, *(r for r, _ in args[1])]) or _unproved("sum", x)
+            return dtype_reasons([x, *(r for r, _ in args[1])], plan.DTYPES) or _unproved("sum", x)
         if op == "float_to_image" and x.dtype != torch.float32:
             return [f"pictures are made of float32, not of {x.dtype}"]
         if x.dtype.itemsize > 8:
@@ -180,14 +182,8 @@ def _layer_of_block(a: DenseBlockArgs, i: int, x: Tensor) -> ConvArgs:
     return layer
 
 
-def _dtype_reasons(tensors: Sequence[Tensor | None]) -> list[str]:
-    """All have one dtype, see ops/_check.py."""
-    found = sorted({str(t.dtype) for t in tensors if t is not None and t.dtype not in plan.DTYPES})
-    return [f"the kernels take float16, bfloat16 and float32, not {', '.join(found)}"] if found else []
-
-
 def _conv_reasons(a: ConvArgs) -> list[str]:
-    reasons = _dtype_reasons([a.input])
+    reasons = dtype_reasons([a.input], plan.DTYPES)
     if a.groups > 1:
         reasons.append(f"{a.groups} groups: only 1 has a kernel")
     if a.upsample > 1 and (max(a.stride) > 1 or max(a.dilation) > 1):
@@ -199,11 +195,7 @@ def _conv_reasons(a: ConvArgs) -> list[str]:
 
 
 def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
-    reasons = _dtype_reasons([a.input])
-    if len(a.residuals) > 1:
-        reasons.append("the kernels add two residuals at most, and the block's input is one of them")
-    if any(w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0 for w in a.weights):
-        reasons.append("kernels must be square and odd")
+    reasons = dense_block_reasons(a, plan.DTYPES)
     n, c, h, w = a.input.shape
     grown = sum(weight.shape[0] for weight in a.weights[:-1])
     # what a layer reads may have to be concatenated
