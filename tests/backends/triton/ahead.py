@@ -24,9 +24,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sr_kernels.backends.base import ConvArgs
-from sr_kernels.backends.triton import backend, configs, moves, plan
-from sr_kernels.backends.triton.kernels import conv, pointwise
+from sr_kernels.backends.base import ActivationArgs, ConvArgs
+from sr_kernels.backends.triton import configs, moves, plan
+from sr_kernels.backends.triton.kernels import backward, conv, pointwise
 
 # name -> (Ci, Co, k, other arguments of ConvArgs)
 LAYERS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
@@ -45,12 +45,14 @@ LAYERS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "upsampler": (64, 256, 3, {"pixel_shuffle": 2}),
     "stride 2": (64, 64, 3, {"stride": (2, 2)}),
     "pointwise": (64, 64, 1, {"activation": "silu"}),
+    "enlarged": (64, 64, 3, {"upsample": 2, "activation": "leaky_relu"}),
 }
 FLOAT32 = ("body 64", "tail 3", "tail 1", "tail 9x9", "head 3", "memory")  # compiled in float32 too
 _TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
     torch.float32: "fp32",
+    torch.int8: "i8",
     torch.int16: "i16",
     torch.int32: "i32",
 }
@@ -85,36 +87,52 @@ def arguments(name: str, dtype: torch.dtype) -> ConvArgs:
     return a
 
 
-def launches(name: str, dtype: torch.dtype, chip: int, config: configs.Config | None = None) -> list[Any]:
+def launches(a: ConvArgs, chip: int, load: str = "", config: configs.Config | None = None) -> list[Any]:
     """(function, arguments, options) of each launch that the layer makes on this chip."""
-    a = arguments(name, dtype)
     recorder = Recorder(conv.conv2d_kernel)
     plan.chip = lambda index: f"sm_{chip}"
     plan.device_key = lambda index: ""
     plan.conv2d_kernel = recorder
-    y = torch.empty(a.output_shape(), dtype=dtype).to(memory_format=torch.channels_last)
-    plan.ConvPlan(a, y, "", config).run(a, y)
+    y = torch.empty(a.output_shape(), dtype=a.input.dtype).to(memory_format=torch.channels_last)
+    plan.ConvPlan(a, y, load, config).run(a, y)
     return [(conv.conv2d_kernel, *launch) for launch in recorder.launches]
 
 
 def memory_launches(dtype: torch.dtype) -> list[Any]:
-    """As `launches`, of the memory-bound ops."""
-    found = []
+    """As `launches`, of the memory-bound ops and of the backward, one and several steps a program."""
     x = torch.zeros(1, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
-    shuffled = Recorder(pointwise.shuffle_kernel)
-    added = Recorder(pointwise.add_kernel)
-    tiled = Recorder(pointwise.shuffle_pixels_kernel)
-    recorders = {"shuffle_kernel": shuffled, "add_kernel": added, "shuffle_pixels_kernel": tiled}
+    recorders = {
+        name: Recorder(getattr(pointwise, name))
+        for name in (
+            *("shuffle_kernel", "shuffle_pixels_kernel", "add_kernel"),
+            *("image_to_float_kernel", "float_to_image_kernel"),
+        )
+    }
     moves.pointwise = type("", (), recorders)
-    made = backend.TritonBackend()
-    made.pixel_shuffle(x, 2)
-    made.pixel_shuffle(x[:, :36], 3)
-    made.pixel_unshuffle(x, 2)
-    made.residual_add(x, [(x, 1.0), (x, 1.0)], 0.5)
-    found += [(pointwise.shuffle_kernel, *launch) for launch in shuffled.launches]
-    found += [(pointwise.shuffle_pixels_kernel, *launch) for launch in tiled.launches]
-    found += [(pointwise.add_kernel, *launch) for launch in added.launches]
-    return found
+    backwards = moves.activation_backward_kernel = Recorder(backward.activation_backward_kernel)
+    moves.shuffle(x, 2)
+    moves.shuffle(x[:, :36], 3)
+    moves.unshuffle(x, 2)
+    moves.add(x, [(x, 1.0), (x, 1.0)], 0.5)
+    for kind in (torch.uint8, torch.uint16):
+        moves.to_image(moves.to_float(torch.zeros(16, 16, 3, dtype=kind)), kind)
+    for activation in ("prelu", "gelu", "tanh"):
+        for moves._PROGRAMS in (528, 1) if activation == "prelu" else (528,):
+            slopes = torch.zeros(64, dtype=dtype) if activation == "prelu" else None
+            moves.activation_backward(ActivationArgs(x, x, activation, 0.0, slopes, from_output=False))
+    found = [(getattr(pointwise, name), *launch) for name, r in recorders.items() for launch in r.launches]
+    return found + [(backward.activation_backward_kernel, *launch) for launch in backwards.launches]
+
+
+def entry_launches(key: str, dtype: torch.dtype, chip: int) -> list[Any]:
+    """As `launches`, of the layer that an entry of the chip's table is for, by its configuration."""
+    load, channels, window, stride, _ = key.split()
+    ci, co = map(int, channels.split("->"))
+    k, s = int(window.partition("x")[0]), int(stride[1:])
+    x = torch.zeros(1, ci, 34, 50, dtype=dtype).to(memory_format=torch.channels_last)
+    a = ConvArgs(x, torch.zeros(co, ci, k, k, dtype=dtype), torch.zeros(co, dtype=dtype), stride=(s, s),
+                 padding=(k // 2,) * 4, activation="relu")  # fmt: skip
+    return launches(a, chip, load, configs.shipped(f"sm_{chip}")[key])
 
 
 def compile_for(chip: int, function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -156,7 +174,7 @@ def report(name: str, chip: int, compiled: Any) -> dict[str, Any]:
         ).stdout
     found = re.search(r"REG:(\d+)", usage)
     assert found is not None, usage
-    names = ("HGMMA", "HMMA", "UTCHMMA", "UTMALDG", "LDGSTS", "STG.E.128", "LDG.E.128", "LDL", "STL", "FFMA")
+    names = ("HGMMA", "HMMA", "UTCHMMA", "UTMALDG", "LDGSTS", "STG.E.128", "LDG.E.128", "LDL", "FFMA")
     return {
         "name": name,
         "chip": chip,
@@ -167,22 +185,30 @@ def report(name: str, chip: int, compiled: Any) -> dict[str, Any]:
 
 
 def compile_layer(job: tuple[str, str, int]) -> list[dict[str, Any]]:
-    """The reports of a layer, or of the memory-bound ops, for one chip."""
+    """The reports of a layer, of an entry of the chip's table, or of the memory-bound ops, for one chip."""
     name, dtype, chip = job
     kind = getattr(torch, dtype)
-    made = memory_launches(kind) if name == "memory" else launches(name, kind, chip)
-    return [report(f"{name} {dtype}", chip, compile_for(chip, *launch)) for launch in made]
+    if name == "memory":
+        made = memory_launches(kind)
+    elif name in LAYERS:
+        made = launches(arguments(name, kind), chip)
+    else:
+        made = entry_launches(name, kind, chip)
+    found = [report(f"{name} {dtype}", chip, compile_for(chip, *launch)) for launch in made]
+    return [{**r, "kernel": launch[0].__name__} for r, launch in zip(found, made, strict=True)]
+
+
+def names(chip: int) -> list[tuple[str, str]]:
+    """What is compiled for a chip, each with its dtype: layers, memory-bound ops, the chip's own table."""
+    found = [(name, "float16") for name in (*LAYERS, "memory")]
+    found += [(name, "float32") for name in FLOAT32]
+    found += [(key, "bfloat16") for key in configs.shipped(f"sm_{chip}")]
+    return found
 
 
 def main() -> None:
-    """Every layer for every chip of the command line."""
-    jobs = [
-        (name, dtype, int(chip))
-        for chip in sys.argv[1:]
-        for name in (*LAYERS, "memory")
-        for dtype in ("float16", "float32")
-        if dtype == "float16" or name in FLOAT32
-    ]
+    """Everything for every chip of the command line."""
+    jobs = [(*name, int(chip)) for chip in sys.argv[1:] for name in names(int(chip))]
     with ProcessPoolExecutor(2) as pool:
         for reports in pool.map(compile_layer, jobs):
             for found in reports:

@@ -33,17 +33,21 @@ def reports():
 def test_compiled_code(reports, chip):
     """Tensor cores in 16-bit layers, boxes where there are any, wide stores, no spills, memory that fits."""
     mine = [report for report in reports if report["chip"] == chip]
-    names = {report["name"] for report in mine}
-    expected = {f"{name} float16" for name in (*ahead.LAYERS, "memory")}
-    assert names == expected | {f"{name} float32" for name in ahead.FLOAT32}
+    assert {report["name"] for report in mine} == {" ".join(name) for name in ahead.names(chip)}
     for report in mine:
         found = report["instructions"]
         assert report["shared"] <= SHARED[chip], report
-        assert found["LDL"] == found["STL"] == 0, report
         layer, dtype = report["name"].rsplit(" ", 1)
+        if layer in ahead.LAYERS or layer == "memory":  # an entry of a table was measured, spills and all
+            assert not found["LDL"], report
         if layer == "memory":
+            if report["kernel"] in ("shuffle_pixels_kernel", "add_kernel"):
+                assert found["STG.E.128"], report
+                assert found["LDG.E.128"], report
             continue
-        assert (found[PRODUCTS[chip]] > 0) == (dtype == "float16"), report
+        assert (found[PRODUCTS[chip]] > 0) == (dtype != "float32"), report
+        if layer.startswith("boxes "):
+            assert found["UTMALDG"], report
         if chip >= 90 and layer in ("body 64", "growth 160", "dense 192", "tail shuffle", "pointwise"):
             assert found["UTMALDG"], report
         if layer.startswith(("body", "growth", "dense", "upsampler")):
