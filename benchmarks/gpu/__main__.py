@@ -161,7 +161,7 @@ def measure_all(
             continue
         guess = cases.compile_seconds(case) * len(modes)
         if left() < guess * min(worst.get(case.whole, 1.0), 2.0) + plain[case]:
-            run.notes.append(f"no time left for torch.compile of {case.label()}")
+            run.notes.append(report.NO_TIME + case.label())
             continue
         try:
             seconds = one(case, [*cheap, *modes])

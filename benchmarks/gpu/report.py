@@ -127,6 +127,9 @@ def provenance(run: GpuRun) -> str:
     )
 
 
+NO_TIME = "no time left for torch.compile of "
+
+
 def notes(run: GpuRun) -> list[str]:
     """What is absent, failed, is wrong, or was left out."""
     found = Counter(
@@ -144,7 +147,12 @@ def notes(run: GpuRun) -> list[str]:
         for name, result in case.results.items()
         if result.error and not result.parity
     ]
-    return [*run.notes, *lines]
+    late = [note.removeprefix(NO_TIME) for note in run.notes if note.startswith(NO_TIME)]
+    others = [note for note in run.notes if not note.startswith(NO_TIME)]
+    if late:
+        named = f"{', '.join(late[:3])} and {len(late) - 3} more" if len(late) > 4 else ", ".join(late)
+        others.append(NO_TIME + named)
+    return [*others, *lines]
 
 
 def wrong(run: GpuRun) -> list[str]:

@@ -59,6 +59,14 @@ FACTS: tuple[Fact, ...] = (
         "on an H100 64 channels of 720x1280 in float16 take 852 us in CUDA C++, which moves one element a "
         "thread, and 80 in Triton",
     ),
+    Fact(
+        "cuda",
+        "triton",
+        ("image_to_float", "float_to_image"),
+        lambda args: True,
+        "on an H100 an 8-bit picture of 2880x5120 takes 89 us to floats in CUDA C++ and 78 in Triton, 75 and 73 "
+        "back",
+    ),
 )
 
 

@@ -40,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
     if reasons := available_backends()["triton"]:
         raise RuntimeError(f"nothing to tune, the Triton backend does not run here: {'; '.join(reasons)}")
     from sr_kernels.backends.triton import configs, plan, tune
+    from sr_kernels.backends.triton.launch import INTERPRETED
+
+    if INTERPRETED:
+        raise RuntimeError("nothing to tune: TRITON_INTERPRET is set, kernels are interpreted; unset it")
 
     tasks = [replace(task, dtype=args.dtype) for task in tune.USUAL]
     if args.only:

@@ -48,7 +48,7 @@ class Graphed(nn.Module):
     Weights that were written to or moved are noticed, but for inference tensors, which count no versions;
     after a parameter was replaced by another object, or a module by another, call `reset`.
 
-    The module must return one tensor that depends on its tensor inputs, parameters and buffers alone, and its
+    Inputs are positional tensors. The module must return one tensor that depends on its tensor inputs, parameters and buffers alone, and its
     forward must not wait for the device. The result is new memory at every call.
     """
 
@@ -60,8 +60,10 @@ class Graphed(nn.Module):
         most_pixels: int = 1 << 19,
         most_bytes: int = 1 << 30,
     ) -> None:
-        """Raises ValueError for a bound below 1."""
+        """Raises ValueError for a bound below 1, TypeError for what is no module."""
         super().__init__()
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"Graphed: module must be a torch.nn.Module, got {type(module).__name__}")
         for name, value in (
             ("most_graphs", most_graphs), ("most_pixels", most_pixels), ("most_bytes", most_bytes)
         ):  # fmt: skip
