@@ -48,8 +48,8 @@ class Graphed(nn.Module):
     Weights that were written to or moved are noticed, but for inference tensors, which count no versions;
     after a parameter was replaced by another object, or a module by another, call `reset`.
 
-    Inputs are positional tensors. The module must return one tensor that depends on its tensor inputs, parameters and buffers alone, and its
-    forward must not wait for the device. The result is new memory at every call.
+    Inputs are positional tensors. The module must return one tensor that depends on them, parameters and
+    buffers alone, and its forward must not wait for the device. The result is new memory at every call.
     """
 
     def __init__(
