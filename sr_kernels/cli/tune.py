@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
                 )
                 continue
             seconds, winner = outcome.times[0]
-            usual = next((s for s, c in outcome.times if c == configs.default(outcome.layer)), None)
-            gain = f"{usual / seconds:.2f}x the rule's" if usual else "the rule's did not run"
+            usual = next((s for s, c in outcome.times if c == tune.in_force(outcome.layer)), None)
+            gain = f"{usual / seconds:.2f}x the usual" if usual else "the usual did not run"
             print(f"{key:<36} {seconds * 1e6:8.1f} us  {gain}, {_words(winner)}", flush=True)
             if key not in best:  # kept at once: what was measured stays if the run is cut short
                 best[key] = winner

@@ -193,6 +193,11 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
+def in_force(layer: Layer, index: int = 0) -> Config:
+    """What runs on a device without a table of the user's."""
+    return configs.shipped(plan.chip(index)).get(layer.key()) or configs.default(layer)
+
+
 def tune(
     tasks: Iterable[Task],
     device: str = "cuda",
@@ -200,15 +205,17 @@ def tune(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
-    """Times at most `most` configurations of each task's layer, compiled in `workers` processes before."""
+    """Times at most `most` configurations of each task's layer, compiled in `workers` processes before: the
+    one that would run without, the rule's, and others evenly drawn."""
     tasks = list(tasks)
     workers = workers or max(1, min(12, (os.cpu_count() or 2) - 2))
     jobs = []
     for task in tasks:
         load, layer = layer_of(task, device)
-        default = configs.default(layer)
-        drawn = _thinned([c for c in candidates(layer) if c != default], most - 1)
-        jobs.append((task, load, layer, [default, *drawn]))
+        index = torch.device(device).index or 0
+        first = list(dict.fromkeys((in_force(layer, index), configs.default(layer))))
+        drawn = _thinned([c for c in candidates(layer) if c not in first], max(most - len(first), 0))
+        jobs.append((task, load, layer, [*first, *drawn]))
     total = sum(len(found) for *_, found in jobs)
     done = 0
     with _workers(workers) as pool:

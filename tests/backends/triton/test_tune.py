@@ -8,7 +8,7 @@ import pytest
 
 from sr_kernels import backends
 from sr_kernels.backends import registry
-from sr_kernels.backends.triton import configs, plan, tune
+from sr_kernels.backends.triton import configs, launch, plan, tune
 from sr_kernels.cli import main
 
 pytestmark = pytest.mark.usefixtures("interpreted")
@@ -38,6 +38,7 @@ def tuned(monkeypatch):
             yield tune.Outcome(task, layer, [(1e-6, configs.Config(4, 32, 16, 16))], [])
 
     monkeypatch.setattr(tune, "tune", measure)
+    monkeypatch.setattr(launch, "INTERPRETED", False)
     return found
 
 
@@ -72,3 +73,10 @@ def test_doctor_says_why_triton_is_not_used(monkeypatch):
     (line,) = doctor._triton()
     assert "too old" in line[1]
     assert "3.4" in line[1]
+
+
+def test_under_the_interpreter_there_is_nothing_to_tune(capsys):
+    if not launch.INTERPRETED:
+        pytest.skip("Triton compiles here")
+    assert main(["tune"]) == 1
+    assert "TRITON_INTERPRET is set" in capsys.readouterr().err
