@@ -26,9 +26,8 @@ def device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     index = x.device.index
     if index not in _ready.__dict__.setdefault("devices", set()):
-        torch.cuda.mem_get_info(
-            index
-        )  # descriptors need the thread's context, which the runtime binds at need
+        # Descriptors need the context, which the runtime binds to a thread at its first call.
+        torch.cuda.mem_get_info(index)
         _ready.devices.add(index)
     return contextlib.nullcontext() if index == torch.cuda.current_device() else torch.cuda.device(index)
 
