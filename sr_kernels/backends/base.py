@@ -147,6 +147,25 @@ def dtype_reasons(tensors: Sequence[Tensor | None], dtypes: Sequence[torch.dtype
     return [f"the kernels take {', '.join(known)}, not {', '.join(found)}"] if found else []
 
 
+def move_reasons(op: str, x: Tensor) -> list[str]:
+    """Why kernels that move values, or make pictures of them, refuse x."""
+    if op == "float_to_image" and x.dtype != torch.float32:
+        return [f"pictures are made of float32, not of {x.dtype}"]
+    return [f"elements of {x.dtype} are wider than 8 bytes"] if x.dtype.itemsize > 8 else []
+
+
+def shuffled(shape: Sequence[int], factor: int) -> tuple[int, int, int, int]:
+    """The shape of pixel_shuffle's result."""
+    n, c, h, w = shape
+    return n, c // (factor * factor), h * factor, w * factor
+
+
+def unshuffled(shape: Sequence[int], factor: int) -> tuple[int, int, int, int]:
+    """The shape of pixel_unshuffle's result."""
+    n, c, h, w = shape
+    return n, c * factor * factor, h // factor, w // factor
+
+
 def dense_block_reasons(
     a: DenseBlockArgs, dtypes: Sequence[torch.dtype], widest: int | None = None
 ) -> list[str]:

@@ -22,7 +22,10 @@ from sr_kernels.backends.base import (
     DenseBlockArgs,
     dense_strides,
     memory_format_of,
+    move_reasons,
     pixel_major,
+    shuffled,
+    unshuffled,
     with_format,
 )
 from sr_kernels.backends.cpu_plan import ConvPlan
@@ -150,11 +153,7 @@ class CpuBackend(Backend):
         x: Tensor = args[0]
         if op == "residual_add":
             return _dtype_reasons([x, *(r for r, _ in args[1])])
-        if op == "float_to_image":
-            return [] if x.dtype == torch.float32 else [f"pictures are made of float32, not of {x.dtype}"]
-        if x.dtype.itemsize > 8:
-            return [f"elements of {x.dtype} are wider than 8 bytes"]
-        return []
+        return move_reasons(op, x)
 
     def slower(self, op: str, args: object) -> list[str]:
         if isinstance(args, ConvArgs):
@@ -199,14 +198,10 @@ class CpuBackend(Backend):
         return _DenseBlock(args)(args)
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
-        n, c, h, w = input.shape
-        y_shape = (n, c // (factor * factor), h * factor, w * factor)
-        return _shuffle("pixel_shuffle", input, y_shape, factor, inverse=False)
+        return _shuffle("pixel_shuffle", input, shuffled(input.shape, factor), factor, inverse=False)
 
     def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
-        n, c, h, w = input.shape
-        y_shape = (n, c * factor * factor, h // factor, w // factor)
-        return _shuffle("pixel_unshuffle", input, y_shape, factor, inverse=True)
+        return _shuffle("pixel_unshuffle", input, unshuffled(input.shape, factor), factor, inverse=True)
 
     def residual_add(self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
         memory_format = memory_format_of(input)

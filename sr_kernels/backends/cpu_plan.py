@@ -13,13 +13,11 @@ from sr_kernels import _C
 from sr_kernels.backends import cpu_pack
 from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.cpu_pack import Kernel
+from sr_kernels.backends.params import DTYPES as DTYPES
+from sr_kernels.backends.params import conv_params
 from sr_kernels.backends.phases import phases
 from sr_kernels.backends.registry import record
-from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
-# In the order of csrc/params.h.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 # Bytes of a result that would not be in the caches any more when it is read.
 _STREAM = 8 << 20
 _SERIAL_FLOPS = 2_000_000  # below this, waking a second thread costs more than it saves
@@ -41,34 +39,12 @@ class ConvPlan:
             return
         co, ci, kh, kw = a.weight.shape
         oh, ow = a.conv_size()
-        n, channels, h, w = a.input.shape
         aligned = all(stride % kernel.lanes == 0 for stride in y.stride() if stride > 1)
         streams = kernel.kind in ("winograd", "bf16") and a.input.dtype == torch.float32 and aligned
-        serial = 2 * n * oh * ow * co * ci * kh * kw < _SERIAL_FLOPS
+        serial = 2 * a.input.shape[0] * oh * ow * co * ci * kh * kw < _SERIAL_FLOPS
         for phase in phases(kh, kw, *self.settings[1:]):
-            p = _C.ConvParams()
-            p.x, p.y = _strides(a.input), _strides(y)
-            p.set_input(n, h, w, channels)
-            weights = [0.0, 0.0]
-            for i, (residual, weight) in enumerate(a.residuals):
-                setattr(p, "res2" if i else "res1", _strides(residual))
-                weights[i] = weight
-            if a.base is not None:
-                p.base = _strides(a.base)
-                bh, bw = a.base.shape[2:]
-                p.set_base(1 + BASE_MODES.index(a.base_mode), y.shape[2] // bh, bh, bw)
-            p.set_epilogue(
-                _ACTIVATION[a.activation],
-                a.activation_after_add,
-                a.negative_slope,
-                a.scale,
-                *weights,
-                a.pixel_shuffle,
-            )
-            p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
-            p.set_phase(a.upsample, phase.y, phase.x)
-            p.set_output(-((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample), co)
-            p.kernel, p.dtype = kernel.index, DTYPES[a.input.dtype]
+            p = conv_params(_C, a, y, phase, _strides)
+            p.kernel = kernel.index
             p.chain = chain
             p.stream = streams and y.numel() * 4 >= _STREAM
             p.threads = 1 if serial else _ALL_THREADS

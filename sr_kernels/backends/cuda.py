@@ -22,7 +22,10 @@ from sr_kernels.backends.base import (
     dtype_reasons,
     is_pixel_major,
     memory_format_of,
+    move_reasons,
     pixel_major,
+    shuffled,
+    unshuffled,
     with_format,
 )
 from sr_kernels.backends.cuda_plan import (
@@ -63,11 +66,7 @@ class CudaBackend(Backend):
         x: Tensor = args[0]
         if op == "residual_add" and (refused := dtype_reasons([x], tuple(cuda_plan.DTYPES))):
             return refused
-        if op == "float_to_image" and x.dtype != torch.float32:
-            return [f"pictures are made of float32, not of {x.dtype}"]
-        if x.dtype.itemsize > 8:
-            return [f"elements of {x.dtype} are wider than 8 bytes"]
-        return cuda_check.reasons(x.device)
+        return move_reasons(op, x) or cuda_check.reasons(x.device)
 
     def slower(self, op: str, args: object) -> list[str]:
         return cuda_choice.slower(self.name, op, args)
@@ -299,9 +298,8 @@ def to_image(input: Tensor, dtype: torch.dtype) -> Tensor:
 
 def shuffle(x: Tensor, factor: int) -> Tensor:
     """pixel_shuffle."""
-    n, c, h, w = x.shape
     x = with_format(x, memory_format_of(x))
-    shape = n, c // (factor * factor), h * factor, w * factor
+    shape = shuffled(x.shape, factor)
     y = _empty(shape, dense_strides(shape, memory_format_of(x)), x)
     _shuffle(x, y, factor, inverse=False)
     return y
@@ -309,9 +307,8 @@ def shuffle(x: Tensor, factor: int) -> Tensor:
 
 def unshuffle(x: Tensor, factor: int) -> Tensor:
     """pixel_unshuffle."""
-    n, c, h, w = x.shape
     x = with_format(x, memory_format_of(x))
-    shape = n, c * factor * factor, h // factor, w // factor
+    shape = unshuffled(x.shape, factor)
     y = _empty(shape, dense_strides(shape, memory_format_of(x)), x)
     _shuffle(y, x, factor, inverse=True)
     return y

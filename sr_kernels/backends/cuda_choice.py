@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sr_kernels.backends import cuda_plan, registry
+from sr_kernels.backends import cuda_check, cuda_plan, registry
 from sr_kernels.backends.base import ConvArgs
 
 
@@ -31,6 +31,10 @@ def capability(a: ConvArgs) -> int:
     return 10 * major + minor
 
 
+def _has_special(a: ConvArgs) -> bool:
+    return cuda_plan.has_special(a, cuda_check.left_out(a.input.device))
+
+
 _FIRST = 8  # inputs, at most, of layers that Triton's kernels compute as one product of all taps
 
 # The first backend of the order runs what no fact speaks of.
@@ -39,7 +43,7 @@ FACTS: tuple[Fact, ...] = (
         "cuda",
         "triton",
         ("conv2d",),
-        lambda a: capability(a) == 90 and not cuda_plan.has_special(a),
+        lambda a: capability(a) == 90 and not _has_special(a),
         "on an H100 the portable CUDA kernels are the slower ones; float16 at 720x1280: 3x3 of stride 2 "
         "434 us against 70, 12->12 204 against 67, 5x5 3->64 330 against 100, 9x9 64->3 639 against 293",
     ),

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sr_kernels.backends.base import ConvArgs, dense_strides, is_pixel_major, pixel_major
 from sr_kernels.backends.kept import cached, zeros
+from sr_kernels.backends.params import DTYPES as DTYPES
+from sr_kernels.backends.params import conv_params, size_of
 from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
-from sr_kernels.reference import ACTIVATIONS, BASE_MODES
 
 native: Any = None  # the extension
 missing = ""  # or why there is none
@@ -30,10 +31,7 @@ except ModuleNotFoundError:
 except ImportError as error:
     missing = f"the CUDA extension does not load: {error}"
 
-# In the order of csrc/params.h.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 HALVES = (torch.float16, torch.bfloat16)  # of the convolutions
-_ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 _CURVES = ("silu", "gelu", "tanh", "sigmoid")
 _THIN = 4  # inputs that are gathered, see conv2d_gathers in csrc/cuda/conv2d_sm80.cu
 _ANYWHERE = 1 << 20
@@ -301,13 +299,7 @@ def _parts(a: ConvArgs) -> dict[int, Phase]:
     single row or column has; of an empty result all."""
     kh, kw = a.weight.shape[2:]
     found = dict(enumerate(phases(kh, kw, a.upsample, a.padding[2], a.padding[0])))
-    return {i: phase for i, phase in found.items() if 0 not in _size(a, phase)} or found
-
-
-def _size(a: ConvArgs, phase: Phase) -> tuple[int, int]:
-    """Output pixels of a phase: rows, and columns of each."""
-    oh, ow = a.conv_size()
-    return -((phase.y - oh) // a.upsample), -((phase.x - ow) // a.upsample)
+    return {i: phase for i, phase in found.items() if 0 not in size_of(a, phase)} or found
 
 
 def _able(a: ConvArgs, left_out: Sequence[str]) -> list[Kernel]:
@@ -330,10 +322,9 @@ def _made_for(steps: Sequence[Any], able: Sequence[Kernel]) -> Kernel | None:
     return next((k for k in able if k.special and all(takes(k, step) for step in steps)), None)
 
 
-def has_special(a: ConvArgs) -> bool:
-    """Whether a kernel made for some layers alone, and not left out by its self-check, takes a; by shapes and
-    strides, no tensor is touched."""
-    from sr_kernels.backends import cuda_check
+def has_special(a: ConvArgs, left_out: Sequence[str]) -> bool:
+    """Whether a kernel made for some layers alone, and none of `left_out`, takes a; by shapes and strides, no
+    tensor is touched."""
 
     def like(t: Tensor) -> Tensor:
         return pixel_major(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
@@ -346,32 +337,15 @@ def has_special(a: ConvArgs) -> bool:
     y = torch.empty_strided(
         shape, dense_strides(shape, torch.channels_last), dtype=a.input.dtype, device="meta"
     )
-    able = _able(a, cuda_check.left_out(a.input.device))
+    able = _able(a, left_out)
     return _made_for([_step(b, y, phase, None) for phase in _parts(a).values()], able) is not None
 
 
 def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:
     """The parameters of a phase, without addresses and kernel."""
-    x = a.input
-    p = native.ConvParams()
-    p.x, p.y = _view(x), _view(y)
-    p.set_input(x.shape[0], *x.shape[2:], a.weight.shape[1])
+    p = conv_params(native, a, y, phase, _view)
     if second is not None:
-        p.x2, p.ci1 = _view(second), x.shape[1]
-    weights = [0.0, 0.0]
-    for i, (residual, weight) in enumerate(a.residuals):
-        setattr(p, "res2" if i else "res1", _view(residual))
-        weights[i] = weight
-    if a.base is not None:
-        p.base = _view(a.base)
-        bh, bw = a.base.shape[2:]
-        p.set_base(1 + BASE_MODES.index(a.base_mode), y.shape[2] // bh, bh, bw)
-    act = _ACTIVATION[a.activation]
-    p.set_epilogue(act, a.activation_after_add, a.negative_slope, a.scale, *weights, a.pixel_shuffle)
-    p.set_window(phase.kh, phase.kw, *a.stride, *a.dilation, phase.top, phase.left)
-    p.set_phase(a.upsample, phase.y, phase.x)
-    p.set_output(*_size(a, phase), a.weight.shape[0])
-    p.dtype = DTYPES[x.dtype]
+        p.x2, p.ci1 = _view(second), a.input.shape[1]
     return p
 
 

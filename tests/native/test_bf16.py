@@ -18,7 +18,7 @@ from tests import samples
 
 cpu = pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
 
-from tests.native.test_half import convert, nan_filled, outcome  # noqa: E402
+from tests.native.test_half import check_guards, check_slices, convert, nan_filled, outcome  # noqa: E402
 from tests.native.test_kernels import assert_pooled, eager, layer, run  # noqa: E402
 
 KERNELS = [(i.name, k) for i in cpu.ISAS for k in i.kernels if k.kind == "bf16" and k.unit == i.name]
@@ -126,29 +126,13 @@ def test_float32_tensors_are_rounded_once(monkeypatch, isa, kernel):
 @every_dtype
 @every_kernel
 def test_only_its_slice_is_read_and_written(monkeypatch, isa, kernel, dtype):
-    args = convert(layer(isa, kernel), dtype)
-    n, ci, h, w = args.input.shape
-    wide = torch.full((n, ci + 5, h, w), math.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    wide[:, 2 : 2 + ci] = args.input
-    co = args.weight.shape[0]
-    out = torch.full((n, co + 7, h, w), 123.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    y = run(monkeypatch, isa, kernel, replace(args, input=wide[:, 2 : 2 + ci]), out[:, 3 : 3 + co])
-    assert torch.equal(y, run(monkeypatch, isa, kernel, args, nan_filled(args)))
-    assert (out[:, :3] == 123.0).all()
-    assert (out[:, 3 + co :] == 123.0).all()
+    check_slices(monkeypatch, isa, kernel, dtype)
 
 
 @every_dtype
 @every_kernel
 def test_guard_values_around_the_output(monkeypatch, isa, kernel, dtype):
-    args = convert(layer(isa, kernel, extra=3), dtype)
-    n, co, h, w = args.output_shape()
-    memory = torch.full((n * co * h * w + 128,), 123.0, dtype=dtype)
-    y = memory[63:-65].view(n, h, w, co).permute(0, 3, 1, 2).fill_(math.nan)
-    run(monkeypatch, isa, kernel, args, y)
-    assert (memory[:63] == 123.0).all()
-    assert (memory[-65:] == 123.0).all()
-    assert not y.isnan().any()
+    check_guards(monkeypatch, isa, kernel, dtype)
 
 
 @every_dtype

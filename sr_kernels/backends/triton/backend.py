@@ -21,6 +21,7 @@ from sr_kernels.backends.base import (
     dense_strides,
     dtype_reasons,
     memory_format_of,
+    move_reasons,
     pixel_major,
     with_format,
 )
@@ -63,13 +64,9 @@ class TritonBackend(Backend):
         x: Tensor = args[0]
         if op == "residual_add":
             return dtype_reasons([x, *(r for r, _ in args[1])], plan.DTYPES) or _unproved("sum", x)
-        if op == "float_to_image" and x.dtype != torch.float32:
-            return [f"pictures are made of float32, not of {x.dtype}"]
-        if x.dtype.itemsize > 8:
-            return [f"elements of {x.dtype} are wider than 8 bytes"]
         # values are moved as they are, or made from float32
         kind = "pictures" if op in ("image_to_float", "float_to_image") else "shuffles"
-        return selfcheck.reasons(x.device, kind, torch.float32)
+        return move_reasons(op, x) or selfcheck.reasons(x.device, kind, torch.float32)
 
     def slower(self, op: str, args: object) -> list[str]:
         if isinstance(args, ActivationArgs) and args.grad.numel() < _BACKWARD_ELEMENTS:

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sr_kernels.backends.base import ActivationArgs, dense_strides, memory_format_of, with_format
+from sr_kernels.backends.base import (
+    ActivationArgs,
+    dense_strides,
+    memory_format_of,
+    shuffled,
+    unshuffled,
+    with_format,
+)
 from sr_kernels.backends.triton.configs import power_of_two
 from sr_kernels.backends.triton.kernels import pointwise
 from sr_kernels.backends.triton.kernels.backward import activation_backward_kernel
@@ -52,14 +59,12 @@ def activation_backward(args: ActivationArgs) -> tuple[Tensor, Tensor, Tensor | 
 
 def shuffle(input: Tensor, factor: int) -> Tensor:
     """(N, C*r^2, H, W) as (N, C, H*r, W*r), of the same memory format."""
-    n, c, h, w = input.shape
-    return _shuffle(input, (n, c // (factor * factor), h * factor, w * factor), factor, inverse=False)
+    return _shuffle(input, shuffled(input.shape, factor), factor, inverse=False)
 
 
 def unshuffle(input: Tensor, factor: int) -> Tensor:
     """The inverse of shuffle."""
-    n, c, h, w = input.shape
-    return _shuffle(input, (n, c * factor * factor, h // factor, w // factor), factor, inverse=True)
+    return _shuffle(input, unshuffled(input.shape, factor), factor, inverse=True)
 
 
 def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:

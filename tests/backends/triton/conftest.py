@@ -18,7 +18,9 @@ from sr_kernels.backends.triton.launch import INTERPRETED  # noqa: E402
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """backend="triton" takes CPU tensors."""
     if not INTERPRETED:
-        pytest.skip("Triton compiles here: tests/gpu has the same on the device")
+        pytest.skip(
+            "Triton compiles here: TRITON_INTERPRET=1 interprets; tests/gpu runs the kernels on the device"
+        )
     monkeypatch.setitem(registry._ORDER, "cpu", (*registry.order("cpu"), "triton"))
     yield
     registry._prepared.clear()

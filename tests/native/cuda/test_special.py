@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sr_kernels import record_kernels, reference
-from sr_kernels.backends import cuda_check, cuda_plan
+from sr_kernels.backends import cuda_check, cuda_choice, cuda_plan
 from sr_kernels.backends.base import DenseBlockArgs
 from tests import samples
 from tests.closeness import assert_as_close
@@ -91,7 +91,7 @@ def test_what_it_refuses_runs_by_the_portable_kernels(hopper, sample):
 )
 def test_what_has_a_kernel_of_its_own_is_known_without_touching_a_tensor(hopper, sample, special):
     a, _ = arguments(sample, torch.float16)
-    assert cuda_plan.has_special(a) == special
+    assert cuda_plan.has_special(a, []) == special
     [name] = check(hopper, sample, torch.float16)
     assert name.startswith("cuda/conv2d_sm80/") != special
 
@@ -222,6 +222,6 @@ def test_the_self_check_passes_and_a_variant_that_fails_is_left_out(hopper, monk
         cuda_check._results[-1][f"conv2d_sm90/{name}"] = "wrong"
         hopper_runs = check(hopper, sample, torch.float16)
         assert hopper_runs == [f"cuda/conv2d_{then}"]
-        assert cuda_plan.has_special(arguments(sample, torch.float16)[0]) == then.startswith("sm90")
+        assert cuda_choice._has_special(arguments(sample, torch.float16)[0]) == then.startswith("sm90")
     assert check(hopper, sample, torch.float16) == ["cuda/conv2d_sm80/64x64"]
     assert hopper.reasons("conv2d", arguments(sample, torch.float16)[0]) == []
