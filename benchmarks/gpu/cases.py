@@ -32,6 +32,11 @@ LAYERS: tuple[Case, ...] = (
     ConvCase("3x3 64->256 shuffle2", *SIZE, co=256, pixel_shuffle=2),
     ConvCase("nearest x2 + 3x3 64->64 leaky", *SIZE, upsample=2, activation="leaky_relu"),
     DenseBlockCase("dense block 64/32", *SIZE),
+    # what the order of backends is decided by, see sr_kernels/backends/cuda_choice.py
+    ConvCase("3x3 stride 2 64->64 relu", *SIZE, stride=2, activation="relu"),
+    ConvCase("3x3 12->12 prelu", *SIZE, ci=12, co=12, activation="prelu"),
+    ConvCase("5x5 3->64 relu", *SIZE, ci=3, kernel=5, activation="relu"),
+    ConvCase("9x9 64->3", *SIZE, co=3, kernel=9),
 )
 MEMORY: tuple[Case, ...] = (
     MemoryCase("pixel shuffle 2", *SIZE, op="pixel_shuffle"),

@@ -22,7 +22,7 @@ class Fact:
     faster: str
     ops: tuple[str, ...]
     holds: Callable[[Any], bool]  # of the op's arguments; by device, dtype, shapes and strides alone
-    figures: str  # hardware, layer, both times
+    figures: str  # hardware, layer, both times; docs/gpu.md says how they were taken
 
 
 def capability(a: ConvArgs) -> int:

@@ -21,7 +21,7 @@ import torch
 from sr_kernels import config
 from sr_kernels.backends.base import Backend, BackendError
 
-# Where each backend is found; None: it has its place in the order, and this build has no code for it.
+# Where each backend is found; None: `register` has put it in place.
 _TARGETS: dict[str, str | None] = {
     "cpu": "sr_kernels.backends.cpu:CpuBackend",
     "cuda": "sr_kernels.backends.cuda:CudaBackend",
