@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sr_kernels import models, nn, ops
     from sr_kernels.backends.registry import available_backends, record_kernels, use_backend
     from sr_kernels.models import create, load
+    from sr_kernels.optimizer import optimize
     from sr_kernels.pipeline import upscale
 
 # name -> module, or module:attribute
@@ -24,6 +25,7 @@ _LAZY = {
     "create": "sr_kernels.models:create",
     "load": "sr_kernels.models:load",
     "upscale": "sr_kernels.pipeline:upscale",
+    "optimize": "sr_kernels.optimizer:optimize",
     "available_backends": "sr_kernels.backends.registry:available_backends",
     "record_kernels": "sr_kernels.backends.registry:record_kernels",
     "use_backend": "sr_kernels.backends.registry:use_backend",
@@ -37,6 +39,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "optimize",
     "record_kernels",
     "set_precision",
     "upscale",

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -108,9 +110,25 @@ _parsed = functools.lru_cache(64)(_parse)
 _precision = "high"
 
 
+_of_context: contextvars.ContextVar[str | None] = contextvars.ContextVar("sr_kernels_precision", default=None)
+
+
 def get_precision() -> str:
     """The precision in force: "highest", "high" or "medium"."""
-    return _precision
+    return _of_context.get() or _precision
+
+
+@contextlib.contextmanager
+def precision(name: str | None) -> Iterator[None]:
+    """Within it, in this thread, that precision; None leaves the one in force."""
+    if name is None:
+        yield
+        return
+    token = _of_context.set(name)
+    try:
+        yield
+    finally:
+        _of_context.reset(token)
 
 
 class set_precision:

@@ -1,0 +1,225 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs (torch.fx) run node by node, and what rewrites ask of their nodes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+from sr_kernels.optimizer.samples import Sample
+
+
+class Refused(Exception):
+    """Why a graph cannot stand for its module."""
+
+
+def lookup(module: nn.Module, path: str) -> Any:
+    """The parameter, buffer, attribute or module at a dotted path."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def placeholders(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that stand for forward's arguments, in their order."""
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def bind(graph: fx.Graph, forward: Callable[..., Any], sample: Sample) -> list[Any]:
+    """The values of the graph's placeholders in a call of forward with the sample's arguments."""
+    bound = inspect.signature(forward).bind(*sample.args, **sample.kwargs)
+    bound.apply_defaults()
+    return [bound.arguments[str(node.target)] for node in placeholders(graph)]
+
+
+def execute(
+    graph: fx.Graph,
+    module: nn.Module,
+    inputs: Sequence[Any],
+    keep: Callable[[fx.Node, Any], None] | None = None,
+) -> Any:
+    """Runs the graph on the values of its placeholders; keep sees each node's value. Names are resolved in
+    module."""
+    values: dict[fx.Node, Any] = dict(zip(placeholders(graph), inputs, strict=True))
+    last_use = _last_uses(graph)
+    for node in graph.nodes:
+        if node.op == "output":
+            return map_arg(node.args[0], values.__getitem__)
+        if node.op == "get_attr":
+            values[node] = lookup(module, str(node.target))
+        elif node.op != "placeholder":
+            args = map_arg(node.args, values.__getitem__)
+            kwargs = map_arg(node.kwargs, values.__getitem__)
+            if node.op == "call_function":
+                values[node] = node.target(*args, **kwargs)
+            elif node.op == "call_module":
+                values[node] = lookup(module, str(node.target))(*args, **kwargs)
+            else:
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if keep is not None:
+            keep(node, values[node])
+        for used in last_use.get(node, ()):
+            del values[used]
+    raise Refused("the graph has no output")
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, those whose values no later node reads."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    seen: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        for used in node.all_input_nodes:
+            if used not in seen:
+                seen.add(used)
+                found.setdefault(node, []).append(used)
+    return found
+
+
+def infer(graph: fx.Graph, module: nn.Module, inputs: Sequence[Sequence[Any]]) -> None:
+    """Leaves in each node's meta, under "values", what its value was for each of several inputs: a tensor as
+    one of the meta device, other things as they are."""
+    for node in graph.nodes:
+        node.meta["values"] = []
+    for one in inputs:
+        execute(graph, module, one, _keep_description)
+
+
+def _keep_description(node: fx.Node, value: Any) -> None:
+    node.meta["values"].append(_described(value))
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return [_described(item) for item in value]
+    return value
+
+
+def shapes(node: Any) -> list[torch.Size] | None:
+    """The shapes of a node's value for each inferred input; None where it is no tensor or not inferred."""
+    if not isinstance(node, fx.Node):
+        return None
+    values = node.meta.get("values")
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        return None
+    return [value.shape for value in values]
+
+
+def is_tensor(node: Any) -> bool:
+    """Whether the value was always a tensor."""
+    return shapes(node) is not None
+
+
+def is_image(node: Any) -> bool:
+    """Whether the value was always a floating tensor (N, C, H, W)."""
+    found = shapes(node)
+    return (
+        found is not None
+        and all(len(s) == 4 for s in found)
+        and all(value.is_floating_point() for value in node.meta["values"])
+    )
+
+
+def number(value: Any) -> float | None:
+    """A plain number, or None."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Whether a node calls one of these functions."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def operands(node: fx.Node) -> tuple[Any, ...]:
+    """The positional arguments of a node."""
+    return node.args
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """A call's argument by its name in the target's signature, wherever it stands."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    position = names.index(name)
+    return node.args[position] if position < len(node.args) else default
+
+
+def sole_user(node: fx.Node) -> fx.Node | None:
+    """The one node that reads this one's value; None where several, or the output, do."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].op != "output" else None
+
+
+def replace(
+    graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> fx.Node:
+    """A call of target in the place of node, for all that read its value; both compute the same."""
+    with graph.inserting_before(node):
+        new = graph.call_function(target, args, kwargs)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return new
+
+
+def insert(graph: fx.Graph, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    """A new call before a node, its values inferred from those of its arguments where these are known."""
+    with graph.inserting_before(before):
+        new = graph.call_function(target, args, kwargs)
+    new.meta["path"] = before.meta.get("path", "")
+    describe(new)
+    return new
+
+
+def insert_here(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
+    """A new call where the graph's insertion point is."""
+    new = graph.call_function(target, args)
+    describe(new)
+    return new
+
+
+def static(value: Any) -> bool:
+    """Whether an argument holds no value of the graph."""
+    return not any(isinstance(leaf, fx.Node) for leaf in tree_leaves(value))
+
+
+def describe(node: fx.Node) -> None:
+    """Infers the values of a call_function node from those that its arguments have in their meta."""
+    count = max((len(arg.meta.get("values", ())) for arg in node.all_input_nodes), default=0)
+    values = []
+    try:
+        for i in range(count):
+            args, kwargs = map_arg((node.args, dict(node.kwargs)), _value_of(i))
+            values.append(node.target(*args, **kwargs))  # type: ignore[operator]
+    except Exception:
+        values = []
+    node.meta["values"] = values
+
+
+def _value_of(i: int) -> Callable[[fx.Node], Any]:
+    return lambda node: node.meta["values"][i]
+
+
+def constant(node: Any) -> bool:
+    """Whether a value follows from parameters and buffers alone."""
+    if node is None or isinstance(node, (int, float, bool, str)):
+        return True
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "get_attr":
+        return True
+    if node.op != "call_function":
+        return False
+    known = node.meta.get("constant")
+    if known is None:
+        known = bool(node.all_input_nodes) and all(constant(n) for n in node.all_input_nodes)
+    return known

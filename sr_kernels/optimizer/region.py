@@ -1,0 +1,259 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A rewritten graph and how it runs: as a Python function, which gradients, torch.compile and torch.export
+see through, or as sessions of native programs, one for each kind of input."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sr_kernels import config
+from sr_kernels.backends import registry
+from sr_kernels.backends.base import BackendError
+from sr_kernels.ops._signature import is_plain, is_watched
+from sr_kernels.optimizer import graphs
+from sr_kernels.optimizer.canonical import canonicalise
+from sr_kernels.optimizer.inplace import functionalise
+from sr_kernels.optimizer.rewrites import ALL, FINAL
+
+
+class Rewritten:
+    """A graph after its rewrites; not written to any more, and free of tensors."""
+
+    def __init__(
+        self,
+        captured: fx.Graph,
+        module: nn.Module,
+        inputs: Sequence[Sequence[Any]],
+        disabled: frozenset[str] = frozenset(),
+    ) -> None:
+        """inputs: values of the placeholders, more than one set where shapes shall be told from numbers.
+
+        Raises Refused where the graph cannot stand for the module.
+        """
+        self.graph = copy.deepcopy(captured)
+        self.counts: dict[str, int] = {}
+        self.disabled = disabled
+        functionalise(self.graph, module, inputs)
+        graphs.infer(self.graph, module, inputs)
+        canonicalise(self.graph, module)
+        for rewrite in ALL:
+            if rewrite.name not in disabled:
+                self.counts[rewrite.name] = self.counts.get(rewrite.name, 0) + rewrite.apply(self.graph)
+        FINAL(self.graph)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
+        # what a value must be for the graph to stand for the module: a tensor of so many dimensions
+        self.ranks = [_rank(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
+        self.trained = _trained(self.graph, module)
+        for node in self.graph.nodes:
+            node.meta = {"path": node.meta.get("path", "")}
+        self.function = _compiled(self.graph)
+        self.constants, self.variable = _divided(self.graph)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
+        return self
+
+    def is_worthwhile(self, *, whole: bool) -> bool:
+        """Whether kernels of the library do more in it than a convolution that eager does nearly as fast."""
+        return self.ours() > (0 if whole else 1)
+
+    def calls(self) -> int:
+        """How many operations it has."""
+        return sum(node.op.startswith("call") for node in self.graph.nodes)
+
+    def ours(self) -> int:
+        """How many nodes the kernels of the library compute."""
+        return sum(
+            node.op == "call_function" and getattr(node.target, "__module__", "").startswith("sr_kernels.ops")
+            for node in self.graph.nodes
+        )
+
+
+def _rank(values: Any) -> int | None:
+    tensors = bool(values) and all(isinstance(value, Tensor) for value in values)
+    return int(values[0].dim()) if tensors else None
+
+
+def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
+    """The layers whose training flag the graph has taken as it found it."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    paths = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    return [path for path in paths if isinstance(graphs.lookup(module, path), kinds)]
+
+
+def _compiled(graph: fx.Graph) -> Callable[..., Any]:
+    """The graph as a function of (module, *placeholders)."""
+    code = graph.python_code("self")
+    scope: dict[str, Any] = dict(code.globals)
+    exec(compile(code.src, "<sr_kernels.optimize>", "exec"), scope)
+    function: Callable[..., Any] = scope["forward"]
+    return function
+
+
+def _divided(graph: fx.Graph) -> tuple[Constants | None, Callable[..., Any]]:
+    """What of a graph follows from parameters alone, and the rest as a function of (module, *constants,
+    *placeholders)."""
+    known = [n for n in graph.nodes if n.op == "call_function" and graphs.constant(n)]
+    ends = [n for n in known if any(not graphs.constant(user) for user in n.users)]
+    if not ends:
+        return None, _compiled(graph)
+    names = [node.name for node in ends]
+    made, rest = copy.deepcopy(graph), copy.deepcopy(graph)
+    by_name = {node.name: node for node in made.nodes}
+    output = by_name["output"] if "output" in by_name else next(iter(reversed(made.nodes)))
+    output.args = (tuple(by_name[name] for name in names),)
+    made.eliminate_dead_code()
+    for node in graphs.placeholders(made):
+        made.erase_node(node)
+    by_name = {node.name: node for node in rest.nodes}
+    first = next(iter(rest.nodes))
+    for i, name in enumerate(names):
+        with rest.inserting_before(first):
+            value = rest.placeholder(f"constant{i}")
+        by_name[name].replace_all_uses_with(value)
+    rest.eliminate_dead_code()
+    return Constants(made), _compiled(rest)
+
+
+class Constants:
+    """Tensors that follow from a module's parameters, made again where these have changed."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.sources = sorted({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+        self.make = _compiled(graph)
+
+    def stamp(self, module: nn.Module) -> Hashable | None:
+        """Equal as long as the sources are; None where that cannot be told."""
+        tensors = [graphs.lookup(module, path) for path in self.sources]
+        if any(t.is_inference() for t in tensors):
+            return None
+        return tuple((id(t), t.data_ptr(), t._version, t.dtype) for t in tensors)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asked of optimize, beside the module."""
+
+    backend: str | None = None
+    precision: str | None = None
+
+
+_MOST_SESSIONS = 16  # kinds of input that a region remembers
+
+
+@dataclass
+class _Kept:
+    """What one live module has made of a region: constants, sessions."""
+
+    stamp: Hashable | None = None
+    constants: tuple[Tensor, ...] = ()
+    sources: list[Tensor] = field(default_factory=list)  # held, so that no address is given out twice
+    sessions: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+
+
+class Region:
+    """Runs a rewritten graph in the place of a module's forward. What it keeps belongs to one module: a copy
+    of the module, whether deep or pickled, begins anew."""
+
+    def __init__(self, rewritten: Rewritten, settings: Settings, fixed: Mapping[str, Any]) -> None:
+        self.rewritten = rewritten
+        self.settings = settings
+        self.fixed = dict(fixed)
+        self._kept = _Kept()
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Region:
+        return Region(self.rewritten, self.settings, self.fixed)
+
+    def run(
+        self, module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The module's forward; original: the one that the graph was made of, for calls outside its reach."""
+        values = None if module.training else self._values(args, kwargs)
+        if values is None or any(graphs.lookup(module, path).training for path in self.rewritten.trained):
+            return original(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self.rewritten.function(module, *values)
+        try:
+            backend = registry.use_backend(self.settings.backend or registry.chosen())
+            with backend, config.precision(self.settings.precision):
+                return self._fast(module, values)
+        except (torch.OutOfMemoryError, MemoryError, BackendError):
+            raise
+        except Exception as error:
+            result = original(*args, **kwargs)  # an error of the caller's is the original's to tell
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{type(module).__name__}: the optimised form failed ({type(error).__name__}: {error}); "
+                    "the original ran instead, here and wherever that happens again",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            return result
+
+    def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
+        """The placeholders' values; None for a call that the graph was not made for."""
+        names, values = self.rewritten.names, list(args)
+        if kwargs or len(values) != len(names):
+            given = dict(kwargs)
+            if len(values) > len(names):
+                return None
+            for name in names[len(values) :]:
+                if name not in given:
+                    return None
+                values.append(given.pop(name))
+            if any(
+                name not in self.fixed or not _same(value, self.fixed[name]) for name, value in given.items()
+            ):
+                return None
+        for value, rank in zip(values, self.rewritten.ranks, strict=True):
+            if (value.dim() if isinstance(value, Tensor) else None) != rank:
+                return None
+        return values
+
+    def _fast(self, module: nn.Module, values: list[Any]) -> Any:
+        if torch.is_grad_enabled() and _needs_gradient(module, values):
+            return self.rewritten.function(module, *values)
+        if is_watched() or not all(is_plain(v) for v in values if isinstance(v, Tensor)):
+            return self.rewritten.function(module, *values)
+        return self.rewritten.variable(module, *self._constants(module), *values)
+
+    def _constants(self, module: nn.Module) -> tuple[Tensor, ...]:
+        constants = self.rewritten.constants
+        if constants is None:
+            return ()
+        stamp = constants.stamp(module)
+        kept = self._kept
+        if stamp is not None and stamp == kept.stamp:
+            return kept.constants
+        with self._lock, torch.no_grad():
+            found: tuple[Tensor, ...] = constants.make(module)
+            if stamp is not None:
+                sources = [graphs.lookup(module, path) for path in constants.sources]
+                self._kept = _Kept(stamp, found, sources)
+        return found
+
+
+def _same(value: Any, fixed: Any) -> bool:
+    if isinstance(value, Tensor) or isinstance(fixed, Tensor):
+        return value is fixed
+    return value is fixed or bool(value == fixed)
+
+
+def _needs_gradient(module: nn.Module, values: Sequence[Any]) -> bool:
+    return any(v.requires_grad for v in values if isinstance(v, Tensor)) or any(
+        p.requires_grad for p in module.parameters()
+    )
