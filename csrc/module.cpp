@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bind_params.h"
 #include "cpu/isa.h"
+#include "cpu/program.h"
 #include "cpu/threads.h"
 
 namespace py = pybind11;
@@ -60,30 +62,15 @@ void conv2d(int index, const srk::ConvParams& p) {
     if (!done) throw std::bad_alloc();
 }
 
-using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, bias, prelu
+using srk::Addresses;
 
-// Copies of `steps` with these addresses: the steps themselves are shared by all calls and threads.
 std::vector<srk::ConvParams> bound(const srk::Isa& chosen, const std::vector<const srk::ConvParams*>& steps,
                                    const std::vector<Addresses>& addresses, int threads) {
     if (steps.size() != addresses.size()) throw std::invalid_argument("one list of addresses per step");
     std::vector<srk::ConvParams> out;
     out.reserve(steps.size());
-    for (size_t i = 0; i < steps.size(); ++i) {
-        out.push_back(*steps[i]);
-        srk::ConvParams& p = out.back();
-        check_kernel(chosen, p);
-        const Addresses& to = addresses[i];
-        p.x.data = pointer<void>(to[0]);
-        p.y.data = pointer<void>(to[1]);
-        p.res1.data = pointer<void>(to[2]);
-        p.res2.data = pointer<void>(to[3]);
-        p.base.data = pointer<void>(to[4]);
-        p.weight = pointer<const float>(to[5]);
-        p.bias = pointer<const float>(to[6]);
-        p.prelu = pointer<const float>(to[7]);
-        if (to[1] % (sizeof(float) * chosen.lanes)) p.stream = 0;  // needs whole, aligned vectors
-        if (p.threads > threads) p.threads = threads;
-    }
+    for (size_t i = 0; i < steps.size(); ++i)
+        out.push_back(srk::bound(chosen, *steps[i], addresses[i], threads));
     return out;
 }
 
@@ -104,9 +91,7 @@ void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& steps,
                   const std::vector<Addresses>& addresses, int64_t rows, int64_t height, int64_t columns,
                   int threads) {
     const srk::Isa& chosen = isa(index);
-    if (steps.empty() || steps.size() > srk::kMaxChain || rows < 1 || height < 1 || columns < 1)
-        throw std::out_of_range("a chain has 1 to " + std::to_string(srk::kMaxChain) +
-                                " layers and strips of 1 pixel or more");
+    srk::check_chain(steps.size(), rows, height, columns);
     std::vector<srk::ConvParams> layers = bound(chosen, steps, addresses, threads);
     bool done;
     {
@@ -139,6 +124,84 @@ void pack_winograd(int index, uintptr_t w, uintptr_t u, std::array<int64_t, 2> s
     chosen.pack_winograd(p);
 }
 
+using Strides = std::array<int64_t, 4>;  // of n, c, y, x
+using PyOperand = std::pair<int32_t, int64_t>;
+
+srk::ShuffleParams shuffle_params(const Strides& shape, const Strides& coarse, const Strides& fine, int s,
+                                  int size, bool inverse) {
+    return {nullptr,   nullptr, shape[0], shape[1], shape[2], shape[3], coarse[0], coarse[1], coarse[2],
+            coarse[3], fine[0], fine[1],  fine[2],  fine[3],  s,        size,      inverse,   1};
+}
+
+srk::Operand operand(const PyOperand& o) { return {o.first, o.second}; }
+
+template <size_t Count>
+std::array<srk::Operand, Count> operands(const std::array<PyOperand, Count>& from) {
+    std::array<srk::Operand, Count> out;
+    for (size_t i = 0; i < Count; ++i) out[i] = operand(from[i]);
+    return out;
+}
+
+void bind_program(py::module_& m) {
+    using srk::Program;
+    py::class_<Program>(m, "Program", "Steps that run one after the other; see csrc/cpu/program.h.")
+        .def(py::init([](int index) { return new Program(isa(index)); }), py::arg("isa"))
+        .def(
+            "conv2d",
+            [](Program& p, const srk::ConvParams& params, const std::array<PyOperand, 8>& to) {
+                p.conv2d(params, operands(to));
+            },
+            py::arg("params"), py::arg("operands"))
+        .def(
+            "chain",
+            [](Program& p, const std::vector<const srk::ConvParams*>& layers,
+               const std::vector<std::array<PyOperand, 8>>& to, int64_t rows, int64_t height,
+               int64_t columns) {
+                std::vector<Program::Operands> all;
+                for (const auto& one : to) all.push_back(operands(one));
+                p.chain(layers, all, rows, height, columns);
+            },
+            py::arg("layers"), py::arg("operands"), py::arg("rows"), py::arg("height"), py::arg("columns"))
+        .def(
+            "shuffle",
+            [](Program& p, const Strides& shape, const Strides& coarse, const Strides& fine, int s, int size,
+               bool inverse, const PyOperand& x, const PyOperand& y) {
+                p.shuffle(shuffle_params(shape, coarse, fine, s, size, inverse), operand(x), operand(y));
+            },
+            py::arg("shape"), py::arg("coarse_strides"), py::arg("fine_strides"), py::arg("factor"),
+            py::arg("size"), py::arg("inverse"), py::arg("coarse"), py::arg("fine"))
+        .def(
+            "add",
+            [](Program& p, int64_t count, float scale, float b1, float b2, int dtype,
+               const std::array<PyOperand, 4>& to) {
+                p.add({nullptr, nullptr, nullptr, nullptr, count, scale, b1, b2, dtype, 1}, operands(to));
+            },
+            py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"),
+            py::arg("operands"))
+        .def(
+            "copy",
+            [](Program& p, const Strides& shape, const Strides& xs, const Strides& ys, int size,
+               const PyOperand& x, const PyOperand& y) {
+                p.copy({nullptr, nullptr, shape[0], shape[2], shape[3], shape[1], xs[0], xs[1], xs[2], xs[3],
+                        ys[0], ys[1], ys[2], ys[3], size, 1},
+                       operand(x), operand(y));
+            },
+            py::arg("shape"), py::arg("x_strides"), py::arg("y_strides"), py::arg("size"), py::arg("x"),
+            py::arg("y"))
+        .def(
+            "run",
+            [](const Program& p, const std::vector<uintptr_t>& bases, int threads) {
+                bool done;
+                {
+                    py::gil_scoped_release released;
+                    done = p.run(bases, threads);
+                }
+                if (!done) throw std::bad_alloc();
+            },
+            py::arg("bases"), py::arg("threads"))
+        .def("__len__", &Program::size);
+}
+
 template <void (*srk::Isa::*Member)(const srk::ImageParams&)>
 void image(int index, uintptr_t x, uintptr_t y, int64_t count, int bits, int threads) {
     const srk::Isa& chosen = isa(index);
@@ -157,6 +220,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("openmp_library", &srk::openmp_library, "Path of the OpenMP runtime in use, '' for none.");
 
     srk::bind_params(m);
+    bind_program(m);
 
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
     m.def("conv2d_chain", &conv2d_chain, py::arg("isa"), py::arg("steps"), py::arg("addresses"),
@@ -169,27 +233,10 @@ PYBIND11_MODULE(_C, m) {
 
     m.def(
         "shuffle",
-        [](int index, uintptr_t coarse, uintptr_t fine, py::tuple shape, py::tuple xs, py::tuple ys, int s,
-           int size, bool inverse, int threads) {
-            const auto at = [](const py::tuple& t, size_t i) { return t[i].cast<int64_t>(); };
-            const srk::ShuffleParams p{pointer<void>(coarse),
-                                       pointer<void>(fine),
-                                       at(shape, 0),
-                                       at(shape, 1),
-                                       at(shape, 2),
-                                       at(shape, 3),
-                                       at(xs, 0),
-                                       at(xs, 1),
-                                       at(xs, 2),
-                                       at(xs, 3),
-                                       at(ys, 0),
-                                       at(ys, 1),
-                                       at(ys, 2),
-                                       at(ys, 3),
-                                       s,
-                                       size,
-                                       inverse,
-                                       threads};
+        [](int index, uintptr_t coarse, uintptr_t fine, const Strides& shape, const Strides& xs,
+           const Strides& ys, int s, int size, bool inverse, int threads) {
+            srk::ShuffleParams p = shuffle_params(shape, xs, ys, s, size, inverse);
+            p.x = pointer<void>(coarse), p.y = pointer<void>(fine), p.threads = threads;
             const srk::Isa& chosen = isa(index);
             py::gil_scoped_release released;
             chosen.shuffle(p);

@@ -316,7 +316,7 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
     return reasons
 
 
-def _as_shuffle(a: ConvArgs) -> ConvArgs:
+def as_shuffle(a: ConvArgs) -> ConvArgs:
     """Nearest x2 and 3x3 as one convolution of four times the outputs and a pixel shuffle, where Winograd's
     then computes it: 4 times fewer multiplications, where the phases of the upsample save 2.25."""
     if (
@@ -372,7 +372,8 @@ def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:
     return current_isa().kernel_for(co, ci, _kind(a))
 
 
-def _plan(a: ConvArgs, y: Tensor) -> ConvPlan:
+def make_plan(a: ConvArgs, y: Tensor) -> ConvPlan:
+    """The plan of a, in the precision in force, for results like y."""
     kernel = _kernel_of(a)
     chain = _WINOGRAD_CHAIN if kernel.kind == "winograd" else _CHAIN[config.get_precision()]
     return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{kernel.unit}", chain)
@@ -380,7 +381,7 @@ def _plan(a: ConvArgs, y: Tensor) -> ConvPlan:
 
 def _conv_into(a: ConvArgs, y: Tensor) -> None:
     """Runs the op into y (N, Co/r^2, Ho*r, Wo*r), each pixel's channels side by side."""
-    _plan(a, y).run(a, y)
+    make_plan(a, y).run(a, y)
 
 
 def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips) -> None:
@@ -388,7 +389,9 @@ def _chain_into(layers: Sequence[ConvArgs], y: Tensor, strips: cpu_chain.Strips)
     isa = current_isa()
     record(f"cpu/chain/{isa.unit}")
     results = [*(layer.input for layer in layers[1:]), y]
-    bound = [_plan(layer, result).bind(layer, result) for layer, result in zip(layers, results, strict=True)]
+    bound = [
+        make_plan(layer, result).bind(layer, result) for layer, result in zip(layers, results, strict=True)
+    ]
     if y.numel():
         steps = [step for steps, _, _ in bound for step in steps]
         addresses = [address for _, addresses, _ in bound for address in addresses]
@@ -405,16 +408,16 @@ class _Conv2d:
         self.strides = dense_strides(self.shape, torch.channels_last)
         self.format = memory_format_of(a.input)
         self.converts = dense_strides(self.shape, self.format) != self.strides
-        self.shuffles = _as_shuffle(a) is not a
+        self.shuffles = as_shuffle(a) is not a
         self.plans: dict[Isa, ConvPlan] = {}
 
     def __call__(self, a: ConvArgs) -> Tensor:
         y = torch.empty_strided(self.shape, self.strides, dtype=a.input.dtype)
-        a = _as_shuffle(a) if self.shuffles else a
+        a = as_shuffle(a) if self.shuffles else a
         isa = current_isa()
         plan = self.plans.get(isa)
         if plan is None:
-            plan = self.plans[isa] = _plan(a, y)
+            plan = self.plans[isa] = make_plan(a, y)
         plan.run(a, y)
         return with_format(y, self.format) if self.converts else y
 
@@ -445,7 +448,7 @@ class _DenseBlock:
             else:
                 layer.scale, into = a.scale, y
                 layer.residuals = [(wide[:, : self.channels], a.input_scale), *a.residuals]
-            plans.append(_plan(layer, into))
+            plans.append(make_plan(layer, into))
         return plans
 
     def __call__(self, a: DenseBlockArgs) -> Tensor:

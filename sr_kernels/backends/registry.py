@@ -247,3 +247,9 @@ def record(name: str) -> None:
     if _recorders:
         for names in _recorders:
             names.append(name)
+
+
+def record_all(names: Sequence[str]) -> None:
+    """The same of several kernels, in their order."""
+    for recorder in _recorders:
+        recorder.extend(names)

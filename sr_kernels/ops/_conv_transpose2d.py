@@ -46,12 +46,12 @@ def subpixel_weight(weight: Tensor, stride: int, padding: Sequence[int]) -> Tens
     return w.reshape(co * stride * stride, ci, taps_y, taps_x)
 
 
-def _repeated(x: Tensor | None, times: int) -> Tensor | None:
+def repeated(x: Tensor | None, times: int) -> Tensor | None:
     """Per channel (C,) -> per channel before the shuffle (C*times,)."""
     return None if x is None else _library.derived(x, times, lambda x: x.repeat_interleave(times))
 
 
-def _as_convolution(
+def as_convolution(
     input_size: Sequence[int],
     size: Sequence[int],
     weight: Tensor,
@@ -66,7 +66,7 @@ def _as_convolution(
         rows = (size[i] + stride - 1) // stride
         sides += [before, rows + taps - 1 - input_size[i] - before]
     subpixel = _library.derived(weight, (stride, paddings), lambda w: subpixel_weight(w, stride, paddings))
-    return subpixel, _repeated(bias, stride * stride), sides
+    return subpixel, repeated(bias, stride * stride), sides
 
 
 def chain_layer(
@@ -85,7 +85,7 @@ def chain_layer(
     ]
     if stride[0] != stride[1] or size[0] % stride[0] or size[1] % stride[0] or min(size) < 1:
         return None
-    weight, bias, sides = _as_convolution(input_size, size, weight, bias, stride[0], padding)
+    weight, bias, sides = as_convolution(input_size, size, weight, bias, stride[0], padding)
     if min(sides) < 0:
         return None
     return {"weight": weight, "bias": bias, "padding": sides, "pixel_shuffle": stride[0]}
@@ -150,9 +150,9 @@ def conv_transpose2d(
         y = reference.activate(y, activation, negative_slope, slopes)
         return with_format(y, memory_format_of(input))
 
-    subpixel, bias, sides = _as_convolution(input.shape[2:], size, weight, bias, s, paddings)
+    subpixel, bias, sides = as_convolution(input.shape[2:], size, weight, bias, s, paddings)
     if prelu_weight is not None and prelu_weight.shape[0] > 1:
-        prelu_weight = _repeated(prelu_weight, s * s)
+        prelu_weight = repeated(prelu_weight, s * s)
     y = _conv2d.call(
         input,
         subpixel,

@@ -1,0 +1,223 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Native programs: convolutions, shuffles, sums and copies that run one after the other, no Python between.
+
+An operand is an address that only a call knows: the number of a slot and so many bytes behind its address.
+Slot 0 begins at address 0, so that an address that is known beforehand is (0, address), and none is NONE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sr_kernels import _C
+from sr_kernels.backends import cpu, cpu_chain, cpu_pack
+from sr_kernels.backends.base import ConvArgs, dense_strides
+from sr_kernels.backends.cpu_plan import DTYPES, ConvPlan
+from sr_kernels.backends.registry import select
+
+Operand = tuple[int, int]
+Strides = tuple[int, ...]
+NONE: Operand = (0, 0)
+_MOST_LAYERS = 1024
+
+
+class Settings(NamedTuple):
+    """All that tells convolutions apart but their values and where these lie; fields as in ConvArgs."""
+
+    shape: tuple[int, ...]  # of the input
+    dtype: torch.dtype
+    weight: tuple[int, ...]  # its shape
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0, 0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    upsample: int = 1
+    activation: str = "none"
+    negative_slope: float = 0.01
+    slopes: int = 0  # PReLU weights
+    residuals: tuple[float, ...] = ()
+    scale: float = 1.0
+    activation_after_add: bool = False
+    pixel_shuffle: int = 1
+    base: tuple[int, ...] | None = None  # its shape
+    base_mode: str = "none"
+    backend: str = ""  # asked for
+
+
+class Layer:
+    """A convolution of these settings, on one instruction set and in one precision."""
+
+    def __init__(self, settings: Settings) -> None:
+        s = self.settings = settings
+        self.isa = cpu.current_isa()
+        weight = torch.empty(s.weight, dtype=s.dtype, device="meta")
+        self._args = ConvArgs(
+            _stand_in(s.shape, dense_strides(s.shape, torch.channels_last), s.dtype),
+            weight,
+            None,
+            s.stride,
+            s.padding,
+            s.dilation,
+            s.groups,
+            s.upsample,
+            s.activation,
+            s.negative_slope,
+            torch.empty(s.slopes, dtype=s.dtype, device="meta") if s.slopes else None,
+            (),
+            s.scale,
+            s.activation_after_add,
+            s.pixel_shuffle,
+            None,
+            s.base_mode,
+        )
+        self.output_shape = self._args.output_shape()
+        conv_shape = s.shape[0], s.weight[0], *self._args.conv_size()
+        self._args.residuals = [(_dense(conv_shape, s.dtype), number) for number in s.residuals]
+        self._args.base = None if s.base is None else _dense(s.base, s.dtype)
+        self._enlarged = cpu.as_shuffle(self._args)
+        self._plans: dict[tuple[Strides | None, ...], ConvPlan] = {}
+        self._native: dict[torch.memory_format, bool] = {}
+
+    def is_native(self, memory_format: torch.memory_format = torch.channels_last) -> bool:
+        """Whether the CPU backend is the one to run it, given an input of this memory format."""
+        known = self._native.get(memory_format)
+        if known is None:
+            s = self.settings
+            x = _stand_in(s.shape, dense_strides(s.shape, memory_format), s.dtype)
+            known = select("conv2d", "cpu", replace(self._args, input=x), s.backend).name == "cpu"
+            self._native[memory_format] = known
+        return known
+
+    def chain_args(self) -> ConvArgs:
+        """Its arguments but for values."""
+        return self._args
+
+    def plan(
+        self, x: Strides, y: Strides, residuals: Sequence[Strides] = (), base: Strides | None = None
+    ) -> ConvPlan:
+        """The plan for tensors of these strides, all but x's one of one pixel's channels side by side."""
+        key = (x, y, base, *residuals)
+        plan = self._plans.get(key)
+        if plan is None:
+            s, a = self.settings, self._enlarged
+            shape = s.shape[0], s.weight[0], *self._args.conv_size()
+            pairs = zip(residuals, s.residuals, strict=True)
+            bound = replace(
+                a,
+                input=_stand_in(s.shape, x, s.dtype),
+                residuals=[(_stand_in(shape, strides, s.dtype), number) for strides, number in pairs],
+                base=None if s.base is None or base is None else _stand_in(s.base, base, s.dtype),
+            )
+            plan = self._plans[key] = cpu.make_plan(bound, _stand_in(self.output_shape, y, s.dtype))
+        return plan
+
+    def packed(
+        self, plan: ConvPlan, weight: Tensor, bias: Tensor | None, prelu: Tensor | None
+    ) -> list[list[Tensor]]:
+        """[weight, bias, PReLU weights, if any] of each step of a plan, in the kernel's order."""
+        if self._enlarged is not self._args:
+            weight, bias, prelu = cpu_pack.enlarging(weight, bias, prelu)
+        return plan.packed(weight, bias, prelu)
+
+
+def _stand_in(shape: Sequence[int], strides: Strides, dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+
+
+def _dense(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return _stand_in(shape, dense_strides(shape, torch.channels_last), dtype)
+
+
+class Layers:
+    """Layers by their settings, for the instruction set, precision and backend in force when it is made."""
+
+    _known: dict[tuple[object, ...], Layer] = {}  # noqa: RUF012  (shared by all)
+
+    def __init__(self, precision: str, backend: str) -> None:
+        self.isa = cpu.current_isa()
+        self._force = self.isa, precision, backend
+
+    def find(self, settings: Settings) -> Layer:
+        """The layer of these settings."""
+        key = (self._force, settings)
+        layer = self._known.get(key)
+        if layer is None:
+            if len(self._known) >= _MOST_LAYERS:
+                self._known.clear()
+            layer = self._known[key] = Layer(settings)
+        return layer
+
+
+class Program:
+    """Steps in the order in which they were added, and the names of their kernels."""
+
+    def __init__(self, isa: cpu.Isa) -> None:
+        self._native = _C.Program(isa.index)
+        self._unit = isa.unit
+        self.names: list[str] = []
+        self.run = self._native.run  # (addresses of the slots, threads)
+        self._kept: list[object] = []
+
+    def conv2d(self, plan: ConvPlan, operands: Sequence[Operand], packed: Sequence[Sequence[Tensor]]) -> None:
+        """operands: those of x, y, two residuals and base. The packed weights are kept."""
+        self.names.append(plan.name)
+        self._kept.append(packed)
+        for step, tensors in zip(plan.steps, packed, strict=False):  # an empty batch has no steps
+            self._native.conv2d(step, _with_weights(operands, tensors))
+
+    def chain(
+        self,
+        plans: Sequence[ConvPlan],
+        operands: Sequence[Sequence[Operand]],
+        packed: Sequence[Sequence[Sequence[Tensor]]],
+        strips: cpu_chain.Strips,
+    ) -> None:
+        """Layers whose windows lie in the caches; operands and packed as of conv2d, layer by layer."""
+        self.names.append(f"cpu/chain/{self._unit}")
+        self._kept.append(packed)
+        steps = [plan.steps[0] for plan in plans if plan.steps]
+        if len(steps) == len(plans):
+            bound = [_with_weights(to, tensors[0]) for to, tensors in zip(operands, packed, strict=True)]
+            self._native.chain(steps, bound, strips.rows, strips.height, strips.columns)
+
+    def shuffle(
+        self,
+        coarse: tuple[Strides, Operand],
+        fine: tuple[Strides, Operand],
+        shape: Sequence[int],
+        factor: int,
+        size: int,
+        inverse: bool,
+    ) -> None:
+        """shape: (N, C, H, W) of the fine side; size: bytes of an element."""
+        n, c, h, w = shape
+        self.names.append(f"cpu/{'pixel_unshuffle' if inverse else 'pixel_shuffle'}/{self._unit}")
+        self._native.shuffle(
+            (n, h // factor, w // factor, c), coarse[0], fine[0], factor, size, inverse, coarse[1], fine[1]
+        )
+
+    def add(
+        self, count: int, dtype: torch.dtype, numbers: Sequence[float], operands: Sequence[Operand]
+    ) -> None:
+        """numbers: of x and one or two terms; operands: x, two terms, y."""
+        self.names.append(f"cpu/residual_add/{self._unit}")
+        scale, first, second = numbers if len(numbers) == 3 else (*numbers, 0.0)
+        self._native.add(count, scale, first, second, DTYPES[dtype], operands)
+
+    def copy(
+        self, shape: Sequence[int], x: tuple[Strides, Operand], y: tuple[Strides, Operand], size: int
+    ) -> None:
+        """Values (N, C, H, W) from one layout into another."""
+        self.names.append("cpu/copy")
+        self._native.copy(shape, x[0], y[0], size, x[1], y[1])
+
+
+def _with_weights(operands: Sequence[Operand], packed: Sequence[Tensor]) -> list[Operand]:
+    found = [*operands, *((0, tensor.data_ptr()) for tensor in packed)]
+    return found if len(packed) == 3 else [*found, NONE]

@@ -1,0 +1,88 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of what passes between layers: one piece a call, used again by later calls."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64
+KEPT_BYTES = 512 << 20  # between calls, of all sessions together
+
+_lock = threading.Lock()
+_free: OrderedDict[int, Arena] = OrderedDict()  # by their pool, the one that was used last at the end
+
+
+class Arena:
+    """Uninitialised bytes, and the tensors in them that its user has made."""
+
+    def __init__(self, size: int) -> None:
+        # new memory even under inference mode is for all modes
+        with torch.inference_mode(False):
+            self.memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
+        self.size = size
+        self.address = -(-self.memory.data_ptr() // ALIGNMENT) * ALIGNMENT
+        self.views: list[Tensor] = []
+
+    def view(
+        self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
+        """A tensor `offset` bytes behind the arena's address, a multiple of ALIGNMENT."""
+        start = self.address - self.memory.data_ptr() + offset
+        with torch.inference_mode(False):
+            # the storage's own beginning may be off the dtype's size
+            flat = torch.empty(0, dtype=dtype)
+            return flat.set_(self.memory.untyped_storage(), start // dtype.itemsize, shape, strides)
+
+
+class Pool:
+    """Arenas of one size: as many as calls at a time, of which one at most is kept between them."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        weakref.finalize(self, _drop, id(self))
+
+    def take(self) -> Arena:
+        """An arena that is nobody else's until it is given back."""
+        with _lock:
+            kept = _free.pop(id(self), None)
+        return Arena(self.size) if kept is None else kept
+
+    def give(self, arena: Arena) -> None:
+        """Back for a later call, or to the system where too much is kept."""
+        if arena.size > KEPT_BYTES:
+            return
+        dropped = []  # freed outside the lock
+        with _lock:
+            if id(self) not in _free:
+                _free[id(self)] = arena
+                kept = sum(other.size for other in _free.values())
+                while kept > KEPT_BYTES:
+                    _, oldest = _free.popitem(last=False)
+                    dropped.append(oldest)
+                    kept -= oldest.size
+
+
+def _drop(pool: int) -> None:
+    with _lock:
+        arena = _free.pop(pool, None)
+    del arena
+
+
+def release() -> None:
+    """Frees the memory that is kept between calls."""
+    with _lock:
+        arenas = list(_free.values())
+        _free.clear()
+    del arenas
+
+
+def kept_bytes() -> int:
+    """What is kept between calls now."""
+    with _lock:
+        return sum(arena.size for arena in _free.values())

@@ -1,0 +1,109 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A module's tensors as programs read them, and whether they are still what they were."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from sr_kernels.backends.cpu import Isa
+from sr_kernels.backends.cpu_program import Program
+from sr_kernels.optimizer.programs import Emit
+
+_version = operator.attrgetter("_version")
+
+
+class Binding:
+    """The constants of one module, and the programs that hold their addresses.
+
+    Nothing is noticed of a write that leaves address and version alone (`.data.mul_()`, NumPy), see
+    backends/kept.py.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        constants: Sequence[Node],
+        kinds: Mapping[Node, tuple[tuple[int, ...], torch.dtype]],
+        isa: Isa,
+        programs: Sequence[Sequence[Emit]],
+    ) -> None:
+        """constants: nodes in their order; kinds: shape and dtype that their tensors must have."""
+        self._tables: list[Mapping[str, Any]] = []
+        self._names: list[str] = []
+        self._found: list[Any] = []
+        self._seen: dict[str, nn.Module] = {"": module}
+        self._is_volatile = False
+        self.constants: dict[Node, Any] = {}
+        # new tensors even under inference mode: of those that count no versions nothing packed is kept
+        with torch.inference_mode(False), torch.no_grad():
+            for node in constants:
+                value = self._get(str(node.target)) if node.op == "get_attr" else self._evaluated(node)
+                if node in kinds and (tuple(value.shape), value.dtype) != kinds[node]:
+                    raise ValueError(
+                        f"{node.target} is {tuple(value.shape)}, {value.dtype}, was {kinds[node]} when the "
+                        "graph was planned; plan it again"
+                    )
+                self.constants[node] = value
+            tensors = [x for x in self._found if isinstance(x, Tensor)]
+            self._is_volatile |= any(x.is_inference() for x in tensors)
+            self._tensors = tensors
+            self._storages = [x.detach() for x in tensors]  # a freed address could be given out again
+            self._versions = [] if self._is_volatile else list(map(_version, tensors))
+            self._addresses = list(map(Tensor.data_ptr, tensors))
+            self.programs = []
+            for emits in programs:
+                program = Program(isa)
+                for emit in emits:
+                    emit(program, self.constants)
+                self.programs.append(program)
+
+    def is_current(self) -> bool:
+        """Whether the module holds the same tensors, in the same memory, not written to."""
+        if self._is_volatile:
+            return False
+        try:
+            now = map(operator.getitem, self._tables, self._names)
+            return (
+                all(map(operator.is_, now, self._found))
+                and list(map(_version, self._tensors)) == self._versions
+                and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
+            )
+        except KeyError:  # deleted: the next binding says so
+            return False
+
+    def _note(self, table: Mapping[str, Any], name: str) -> Any:
+        self._tables.append(table)
+        self._names.append(name)
+        self._found.append(table[name])
+        return table[name]
+
+    def _module(self, path: str) -> nn.Module:
+        module = self._seen.get(path)
+        if module is None:
+            owner, _, name = path.rpartition(".")
+            module = self._seen[path] = self._note(self._module(owner)._modules, name)
+        return module
+
+    def _get(self, path: str) -> Any:
+        owner, _, name = path.rpartition(".")
+        module = self._module(owner)
+        for table in (module._parameters, module._buffers, vars(module)):
+            if isinstance(table.get(name), Tensor):
+                return self._note(table, name)
+        self._is_volatile = True  # made anew each time it is asked for, as by a parametrisation
+        return getattr(module, name)
+
+    def _evaluated(self, node: Node) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.constants[n])
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)

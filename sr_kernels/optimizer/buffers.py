@@ -1,0 +1,176 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Where values lie: concatenations that need no copy, sums in place, and one arena for all buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch.fx import Node
+
+from sr_kernels.optimizer.arena import ALIGNMENT
+from sr_kernels.optimizer.steps import Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
+
+# Bytes of a wide buffer that may outlive its concatenation for the sake of a part: caches hold it anyway.
+_SMALL = 256 << 10
+
+
+def number(lowered: Lowered) -> None:
+    """The steps between which each value is needed."""
+    nodes = {id(value): node for node, value in lowered.outside.items()}
+    last: dict[Node, int] = {}  # where a tensor of Python's is read last
+    for i, step in enumerate(lowered.steps):
+        for value in step.reads():
+            value.end = i
+            if id(value) in nodes:
+                last[nodes[id(value)]] = i
+        if isinstance(step, Call):
+            last.update((node, i) for node in step.node.all_input_nodes)
+        made = step.makes()
+        if made is not None:
+            made.begin = i
+            made.end = max(made.end, i)
+    for step in reversed(lowered.steps):
+        if isinstance(step, Call):
+            until = last.get(step.node, -1)
+            for node in step.aliases:
+                last[node] = max(last.get(node, -1), until)
+                if node in lowered.made:
+                    lowered.made[node].end = max(lowered.made[node].end, until)
+
+
+class Placing:
+    """Gives every made value its buffer, and turns concatenations into the copies that are still needed."""
+
+    def __init__(self, lowered: Lowered) -> None:
+        self.lowered = lowered
+        self.buffers: list[Buffer] = []
+        self.values: dict[int, list[Value]] = {}  # of a buffer
+        self.contents: dict[int, dict[tuple[int, int], Value]] = {}  # of a buffer, by channel and count
+        self.places: dict[int, list[tuple[Buffer, int]]] = {}  # where a value lies, or will be copied to
+        cats = [step for step in lowered.steps if isinstance(step, Cat)]
+        for cat in reversed(cats):  # of those that grow from each other the widest comes first
+            self._concatenate(cat)
+        for i, step in enumerate(lowered.steps):
+            made = step.makes()
+            if made is not None and made.buffer is None:
+                self._put(made, self._taken_over(step, i) or self._new(made), 0)
+        self.steps = list(self._without_cats())
+        for buffer in self.buffers:
+            values = self.values[id(buffer)]
+            buffer.begin = min(value.begin for value in values)
+            buffer.end = max(value.end for value in values)
+
+    def _new(self, value: Value) -> Buffer:
+        buffer = Buffer(value.bytes(), value.shape[1])
+        if value.is_fresh:
+            buffer.slot = -1  # of its own, which is not numbered yet
+        self.buffers.append(buffer)
+        self.values[id(buffer)] = []
+        self.contents[id(buffer)] = {}
+        return buffer
+
+    def _put(self, value: Value, buffer: Buffer, channel: int) -> None:
+        value.buffer, value.channel = buffer, channel
+        self.values[id(buffer)].append(value)
+        self.places.setdefault(id(value), []).append((buffer, channel))
+
+    def _concatenate(self, cat: Cat) -> None:
+        y = cat.y
+        if y.buffer is None:
+            buffer, channel = self._found(cat) or (self._new(y), 0)
+            self._put(y, buffer, channel)
+        assert y.buffer is not None
+        buffer, channel = y.buffer, y.channel
+        until = max(value.end for value in self.values[id(buffer)])
+        for part in cat.parts:
+            where = channel, part.shape[1]
+            if where not in self.contents[id(buffer)]:
+                self.contents[id(buffer)][where] = part
+                if self._may_lie_in(part, buffer, until):
+                    self._put(part, buffer, channel)
+                else:
+                    self.places.setdefault(id(part), []).append((buffer, channel))
+            channel += part.shape[1]
+
+    def _found(self, cat: Cat) -> tuple[Buffer, int] | None:
+        """A wide buffer where these parts are to lie side by side in any case."""
+        if cat.y.is_whole:
+            return None
+        for buffer, first in self.places.get(id(cat.parts[0]), []):
+            channel = first
+            for part in cat.parts:
+                if self.contents[id(buffer)].get((channel, part.shape[1])) is not part:
+                    break
+                channel += part.shape[1]
+            else:
+                return buffer, first
+        return None
+
+    def _may_lie_in(self, part: Value, buffer: Buffer, until: int) -> bool:
+        """Whether the part is made where it is concatenated. Elsewhere, and copied, if it is needed longer
+        than the rest: the wide buffer would have to live as long as the part."""
+        if not part.is_made or part.buffer is not None or part.is_whole or part.is_fresh or part.planar:
+            return False
+        return part.end <= until or buffer.size <= _SMALL
+
+    def _taken_over(self, step: Step, i: int) -> Buffer | None:
+        """The buffer of a residual that nobody needs after this step. Kernels read a pixel's residuals before
+        they write that pixel, and no other's."""
+        if not isinstance(step, Conv) or step.y.is_fresh:
+            return None
+        for residual in step.residuals:
+            buffer = residual.buffer
+            others = [step.x, step.base, *(r for r in step.residuals if r is not residual)]
+            if (
+                buffer is not None
+                and buffer.slot >= 0
+                and residual.shape == step.y.shape
+                and buffer.channels == residual.shape[1]
+                and all(other is None or other.buffer is not buffer for other in others)
+                and all(value.end <= i for value in self.values[id(buffer)])
+            ):
+                return buffer
+        return None
+
+    def _without_cats(self) -> Iterable[Step]:
+        copied = set[tuple[int, int, int]]()
+        for step in self.lowered.steps:
+            if not isinstance(step, Cat):
+                yield step
+                continue
+            buffer, channel = step.y.buffer, step.y.channel
+            assert buffer is not None
+            for part in step.parts:
+                lies = part.buffer is buffer and part.channel == channel
+                where = id(buffer), channel, part.shape[1]
+                if not lies and where not in copied:
+                    copied.add(where)
+                    y = Value(part.shape, part.dtype, buffer=buffer, channel=channel)
+                    y.begin, y.end = step.y.begin, step.y.begin
+                    yield Copy(part, y)
+                channel += part.shape[1]
+
+
+def arrange(buffers: Sequence[Buffer], steps: int) -> int:
+    """Gives the buffers their offsets in one arena, the largest first, each at the lowest that is free while
+    it is in use; the bytes of the arena."""
+    live: list[list[Buffer]] = [[] for _ in range(steps)]
+    total = 0
+    for buffer in sorted(buffers, key=lambda b: -b.size):
+        while_in_use = range(buffer.begin, buffer.end + 1)
+        others = {id(other): other for i in while_in_use for other in live[i]}
+        offset = 0
+        for other in sorted(others.values(), key=lambda b: b.offset):
+            if other.offset - offset >= buffer.size:
+                break
+            offset = max(offset, _aligned(other.offset + other.size))
+        buffer.offset = offset
+        total = max(total, offset + buffer.size)
+        for i in while_in_use:
+            live[i].append(buffer)
+    return total
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,447 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From a graph and the values of one run of it to steps: which nodes run natively, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+from torch.utils._pytree import tree_leaves
+
+from sr_kernels import config, ops
+from sr_kernels.backends.base import (
+    DenseBlockArgs,
+    dense_strides,
+    is_pixel_major,
+    memory_format_of,
+    shuffled,
+    unshuffled,
+)
+from sr_kernels.backends.cpu_program import Layers, Settings
+from sr_kernels.backends.params import DTYPES
+from sr_kernels.backends.registry import chosen, select
+from sr_kernels.ops import _arguments
+from sr_kernels.ops._conv_transpose2d import as_convolution, repeated
+from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuffle, Step, Value
+
+_CATS = (torch.cat, torch.concat, torch.concatenate)
+# Nodes of these names give other values at every call.
+_RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "poisson", "exponential", "cauchy")
+
+
+def same_layout(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether tensors of this shape and of strides a and b lie alike in memory."""
+    return 0 in shape or all(n == 1 or i == j for n, i, j in zip(shape, a, b, strict=True))
+
+
+class Lowering:
+    """One graph's."""
+
+    def __init__(self, graph: Graph, values: Mapping[Node, Any]) -> None:
+        self.values = values
+        self.layers = Layers(config.get_precision(), chosen())
+        self.steps: list[Step] = []
+        self.constants: dict[Node, None] = {}
+        self.fixed: dict[Node, Any] = {}
+        self.made: dict[Node, Value] = {}
+        self.outside: dict[Node, Value] = {}
+        self.calls: dict[Node, Call] = {}
+        self.seen_by_python: dict[Node, Value] = {}
+        self.pixels: dict[Node, Value] = {}  # of tensors from outside, pixel by pixel
+        self.dense: dict[Any, bool] = {}
+        self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        self.output: Any = None
+        for node in graph.nodes:
+            self._lower(node)
+
+    def result(self) -> Lowered:
+        """What the graph came down to."""
+        return Lowered(
+            self.steps,
+            self.inputs,
+            self.output,
+            list(self.constants),
+            self.fixed,
+            self.seen_by_python,
+            self.outside,
+        )
+
+    def _lower(self, node: Node) -> None:
+        if node.op == "placeholder":
+            return
+        if node.op == "output":
+            self.output = node.args[0]
+            self._give(tree_leaves(self.output))
+            return
+        if node.op == "get_attr":
+            self.constants[node] = None
+            return
+        value = self.values[node]
+        if not isinstance(value, Tensor) and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            self.fixed[node] = value
+            return
+        if node.op != "call_module" and self._is_constant(node):
+            self.constants[node] = None
+            return
+        lower = _NATIVE.get(node.target) if node.op == "call_function" else None
+        if lower is None or not lower(self, node):
+            self._call(node)
+
+    def _is_constant(self, node: Node) -> bool:
+        read = node.all_input_nodes
+        if not any(n in self.constants for n in read):
+            return False
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        return all(n in self.constants or n in self.fixed for n in read) and not any(
+            word in name for word in _RANDOM
+        )
+
+    # What Python sees.
+
+    def _call(self, node: Node) -> None:
+        kept = node.op == "call_module"  # a hook may keep what it is shown
+        seen = [self._shown(n, kept) for n in node.all_input_nodes if n in self.made]
+        call = self.calls[node] = Call(node, seen)
+        self.steps.append(call)
+        storages = {_storage(leaf) for leaf in tree_leaves(self.values[node]) if isinstance(leaf, Tensor)}
+        for n in node.all_input_nodes:
+            leaves = tree_leaves(self.values[n])
+            if any(isinstance(leaf, Tensor) and _storage(leaf) in storages for leaf in leaves):
+                call.aliases.append(n)
+                if kept:
+                    self._give([n])
+
+    def _shown(self, node: Node, is_kept: bool) -> Value:
+        """A made value as the run before gave it."""
+        value = self.seen_by_python.get(node)
+        if value is None:
+            recorded = self.values[node]
+            value = self.made[node]
+            strides = recorded.stride()
+            if not same_layout(value.shape, strides, dense_strides(value.shape, torch.channels_last)):
+                made, value = value, Value(value.shape, value.dtype, planar=True)
+                self.steps.append(Copy(made, value))
+            value.is_whole, value.strides = True, strides
+            self.seen_by_python[node] = value
+        value.is_fresh |= is_kept
+        return value
+
+    def _give(self, leaves: Sequence[Any]) -> None:
+        """Values that are somebody else's from now on, and what shares memory with them."""
+        for leaf in leaves:
+            if not isinstance(leaf, Node):
+                continue
+            if leaf in self.made:
+                self._shown(leaf, is_kept=True)
+            elif leaf in self.calls:
+                self._give(self.calls[leaf].aliases)
+
+    # What native steps read.
+
+    def _plain(self, arg: Any) -> Any:
+        """An argument whose nodes, if any, stand for what shapes decide."""
+        if isinstance(arg, Node):
+            return self.fixed[arg]
+        if isinstance(arg, (list, tuple)):
+            return tuple(self._plain(item) for item in arg)
+        return arg
+
+    def _known(self, *nodes: Any) -> bool:
+        return all(node is None or node in self.constants for node in nodes)
+
+    def _tensor(self, node: Any) -> Tensor | None:
+        """The recorded tensor of a node if it is a picture of the CPU's, else None."""
+        value = self.values.get(node) if isinstance(node, Node) else None
+        if type(value) is Tensor or isinstance(value, torch.nn.Parameter):
+            return value if value.dim() == 4 and value.device.type == "cpu" else None
+        return None
+
+    def _from_outside(self, node: Node) -> Value:
+        value = self.outside.get(node)
+        if value is None:
+            x = self.values[node]
+            value = Value(tuple(x.shape), x.dtype, is_made=False, strides=x.stride())
+            self.outside[node] = value
+        return value
+
+    def _any_layout(self, node: Node) -> Value:
+        return self.made[node] if node in self.made else self._from_outside(node)
+
+    def _pixel_major(self, node: Node, *, is_whole: bool = False) -> Value:
+        """The value with each pixel's channels side by side, all pixels too if it is to be whole."""
+        if node in self.made:
+            self.made[node].is_whole |= is_whole
+            return self.made[node]
+        value, x = self._from_outside(node), self.values[node]
+        cl = dense_strides(x.shape, torch.channels_last)
+        if is_pixel_major(x) if not is_whole else same_layout(x.shape, x.stride(), cl):
+            return value
+        if node not in self.pixels:
+            self.pixels[node] = Value(value.shape, value.dtype)
+            self.steps.append(Copy(value, self.pixels[node]))
+        self.pixels[node].is_whole |= is_whole
+        return self.pixels[node]
+
+    def _is_among_natives(self, node: Node, *read: Any) -> bool:
+        """Whether what the node reads or gives is native anyway."""
+        return any(n in self.made for n in read) or any(user.target in _NATIVE for user in node.users)
+
+    # The ops.
+
+    def _settings(self, given: dict[str, Any], x: Tensor, weight: Sequence[int]) -> Settings:
+        """Those of conv2d's keyword arguments but residuals, base and PReLU weights."""
+        op = "conv2d"
+        stride = _arguments.pair(op, "stride", self._plain(given.get("stride", 1)))
+        dilation = _arguments.pair(op, "dilation", self._plain(given.get("dilation", 1)))
+        padding = self._plain(given.get("padding", 0))
+        return Settings(
+            tuple(x.shape),
+            x.dtype,
+            tuple(weight),
+            stride,
+            _arguments.padding(op, padding, weight[2:], stride, dilation),
+            dilation,
+            self._plain(given.get("groups", 1)),
+            self._plain(given.get("upsample", 1)),
+            given.get("activation") or "none",
+            self._plain(given.get("negative_slope", 0.01)),
+        )
+
+    def _runs(self, settings: Settings, node: Node, x: Node) -> bool:
+        layer = self.layers.find(settings)
+        if not layer.is_native():
+            return False
+        # An input that is to be converted, and the result back, is worth it for several layers.
+        return self._is_among_natives(node, x) or layer.is_native(memory_format_of(self.values[x]))
+
+    def _conv2d(self, node: Node) -> bool:
+        given = _given(node, "input", "weight", "bias")
+        return self._convolution(node, given, given["input"], [given])
+
+    def _conv2d_chain(self, node: Node) -> bool:
+        given = _given(node, "input", "layers")
+        backend = given.get("backend") or ""
+        layers = [{**layer, "backend": backend} for layer in given["layers"]]
+        return self._convolution(node, given, given["input"], layers)
+
+    def _convolution(
+        self, node: Node, given: dict[str, Any], input: Any, layers: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """conv2d of these arguments one after the other; nothing is done unless all are native."""
+        recorded = self._tensor(input)
+        if recorded is None:
+            return False
+        found = []
+        shape = tuple(recorded.shape)
+        for arguments in layers:
+            weight, bias, prelu = (arguments.get(name) for name in ("weight", "bias", "prelu_weight"))
+            if weight is None or not self._known(weight, bias, prelu):
+                return False
+            pairs = self._pairs(arguments.get("residual"))
+            base = arguments.get("base")
+            if pairs is None or (base is not None and self._tensor(base) is None):
+                return False
+            settings = self._settings(dict(arguments), recorded, self.values[weight].shape)._replace(
+                shape=shape,
+                slopes=0 if prelu is None else self.values[prelu].shape[0],
+                residuals=tuple(number for _, number in pairs),
+                scale=self._plain(arguments.get("scale", 1.0)),
+                activation_after_add=self._plain(arguments.get("activation_after_add", False)),
+                pixel_shuffle=self._plain(arguments.get("pixel_shuffle", 1)),
+                base=None if base is None else tuple(self.values[base].shape),
+                base_mode=arguments.get("base_mode") or "none",
+                backend=arguments.get("backend") or "",
+            )
+            if not self._runs(settings, node, input):
+                return False
+            layer = self.layers.find(settings)
+            shape = layer.output_shape
+            found.append((layer, weight, bias, prelu, [n for n, _ in pairs], base))
+        x = self._pixel_major(input)
+        for layer, weight, bias, prelu, residuals, base in found:
+            y = Value(layer.output_shape, recorded.dtype)
+            added = [self._pixel_major(n) for n in residuals]
+            below = None if base is None else self._pixel_major(base)
+            self.steps.append(Conv(layer, x, y, weight, bias, prelu, added, below))
+            x = y
+        self.made[node] = x
+        return True
+
+    def _pairs(self, residual: Any) -> list[tuple[Node, float]] | None:
+        """(node, number) pairs; None where one is no picture."""
+        if residual is None:
+            return []
+        pairs = [(residual, 1.0)] if isinstance(residual, Node) else residual
+        if any(self._tensor(n) is None for n, _ in pairs):
+            return None
+        return [(n, self._plain(number)) for n, number in pairs]
+
+    def _conv_transpose2d(self, node: Node) -> bool:
+        given = _given(node, "input", "weight", "bias")
+        input, weight, bias = given["input"], given["weight"], given.get("bias")
+        prelu, recorded = given.get("prelu_weight"), self._tensor(input)
+        if recorded is None or not self._known(weight, bias, prelu):
+            return False
+        op = "conv_transpose2d"
+        stride = _arguments.pair(op, "stride", self._plain(given.get("stride", 1)))
+        padding = _arguments.pair(op, "padding", self._plain(given.get("padding", 0)))
+        h, w = self.values[node].shape[2:]
+        s = stride[0]
+        if s != stride[1] or h % s or w % s:
+            return False
+        size = tuple(recorded.shape[2:])
+
+        def rearrange(
+            weight: Tensor, bias: Tensor | None, prelu: Tensor | None
+        ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+            if prelu is not None and prelu.shape[0] > 1:
+                prelu = repeated(prelu, s * s)
+            return *as_convolution(size, (h, w), weight, bias, s, padding)[:2], prelu
+
+        subpixel, _, sides = as_convolution(size, (h, w), self.values[weight], None, s, padding)
+        slopes = 0 if prelu is None else self.values[prelu].shape[0]
+        settings = self._settings(
+            {key: given.get(key) for key in ("activation",)}, recorded, subpixel.shape
+        )._replace(
+            padding=tuple(sides),
+            negative_slope=self._plain(given.get("negative_slope", 0.01)),
+            slopes=slopes * s * s if slopes > 1 else slopes,
+            pixel_shuffle=s,
+            backend=given.get("backend") or "",
+        )
+        if not self._runs(settings, node, input):
+            return False
+        layer = self.layers.find(settings)
+        x, y = self._pixel_major(input), Value(layer.output_shape, recorded.dtype)
+        self.steps.append(Conv(layer, x, y, weight, bias, prelu, rearrange=rearrange))
+        self.made[node] = y
+        return True
+
+    def _dense_block(self, node: Node) -> bool:
+        given = _given(node, "input", "weights", "biases")
+        input, weights, biases = given["input"], given["weights"], given["biases"]
+        pairs, recorded = self._pairs(given.get("residual")), self._tensor(input)
+        if recorded is None or pairs is None or not self._known(*weights, *biases):
+            return False
+        shapes = [tuple(self.values[weight].shape) for weight in weights]
+        slope, scale = (self._plain(given.get(name, 0.2)) for name in ("negative_slope", "scale"))
+        numbers = (self._plain(given.get("input_scale", 1.0)), *(number for _, number in pairs))
+        if not self._takes_block(recorded, shapes, numbers, given.get("backend") or ""):
+            return False
+        n, _, h, w = recorded.shape
+        x = self._pixel_major(input)
+        features = [x]
+        for i, shape in enumerate(shapes):
+            wide = x
+            if i:
+                wide = Value((n, shape[1], h, w), x.dtype)
+                self.steps.append(Cat(list(features), wide))
+            settings = Settings(wide.shape, x.dtype, shape, padding=(shape[2] // 2,) * 4)
+            y, residuals = Value((n, shape[0], h, w), x.dtype), list[Value]()
+            if i < len(shapes) - 1:
+                settings = settings._replace(activation="leaky_relu", negative_slope=slope)
+            else:
+                settings = settings._replace(scale=scale, residuals=numbers)
+                residuals = [x, *(self._pixel_major(r) for r, _ in pairs)]
+            self.steps.append(
+                Conv(self.layers.find(settings), wide, y, weights[i], biases[i], residuals=residuals)
+            )
+            features.append(y)
+        self.made[node] = features[-1]
+        return True
+
+    def _takes_block(
+        self, x: Tensor, shapes: Sequence[tuple[int, ...]], numbers: Sequence[float], backend: str
+    ) -> bool:
+        key = x.dtype, tuple(shapes), len(numbers), backend
+        known = self.dense.get(key)
+        if known is None:
+            weights = [torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes]
+            residuals = [(x, number) for number in numbers[1:]]
+            args = DenseBlockArgs(x, weights, [None] * len(weights), residuals=residuals)
+            known = self.dense[key] = select("dense_block", "cpu", args, backend).name == "cpu"
+        return known
+
+    def _pixel_shuffle(self, node: Node) -> bool:
+        return self._shuffle(node, inverse=False)
+
+    def _pixel_unshuffle(self, node: Node) -> bool:
+        return self._shuffle(node, inverse=True)
+
+    def _shuffle(self, node: Node, *, inverse: bool) -> bool:
+        op = "pixel_unshuffle" if inverse else "pixel_shuffle"
+        name = "downscale_factor" if inverse else "upscale_factor"
+        given = _given(node, "input", name)
+        input, factor, backend = given["input"], self._plain(given[name]), given.get("backend") or ""
+        recorded = self._tensor(input)
+        if recorded is None or not self._is_among_natives(node, input):
+            return False
+        if select(op, "cpu", (recorded, factor), backend).name != "cpu":
+            return False
+        shape = (unshuffled if inverse else shuffled)(recorded.shape, factor)
+        y = Value(shape, recorded.dtype)
+        self.steps.append(Shuffle(self._pixel_major(input), y, factor, inverse))
+        self.made[node] = y
+        return True
+
+    def _residual_add(self, node: Node) -> bool:
+        given = _given(node, "input", "residual")
+        pairs = self._pairs(given["residual"])
+        recorded, scale = self._tensor(given["input"]), self._plain(given.get("scale", 1.0))
+        if recorded is None or pairs is None or recorded.dtype not in DTYPES:
+            return False
+        if not self._is_among_natives(node, given["input"], *(n for n, _ in pairs)):
+            return False
+        numbers = [scale, *(number for _, number in pairs)]
+        args = recorded, [(self.values[n], number) for n, number in pairs], scale
+        native = select("residual_add", "cpu", args, given.get("backend") or "").name == "cpu"
+        # The sum of two is left to PyTorch's own add because that is as fast, not for what it gives.
+        able = chosen(given.get("backend") or "") == "auto" and numbers == [1.0, 1.0]
+        if not (native or able):
+            return False
+        terms = [self._pixel_major(n, is_whole=True) for n in (given["input"], *(n for n, _ in pairs))]
+        y = Value(tuple(recorded.shape), recorded.dtype, is_whole=True)
+        self.steps.append(Add(terms, numbers, y))
+        self.made[node] = y
+        return True
+
+    def _cat(self, node: Node) -> bool:
+        given = _given(node, "tensors", "dim")
+        parts, dim = given["tensors"], self._plain(given.get("dim", 0))
+        if not isinstance(parts, (list, tuple)) or dim not in (1, -3) or given.get("out") is not None:
+            return False
+        found = [self._tensor(part) for part in parts]
+        y = self.values[node]
+        if any(part is None or part.dtype != y.dtype for part in found) or y.dtype.itemsize > 8:
+            return False
+        if not self._is_among_natives(node, *parts):
+            return False
+        value = Value(tuple(y.shape), y.dtype)
+        self.steps.append(Cat([self._any_layout(part) for part in parts], value))
+        self.made[node] = value
+        return True
+
+
+def _given(node: Node, *names: str) -> dict[str, Any]:
+    """A node's arguments by name; names: those of the first ones."""
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+_NATIVE: dict[Any, Callable[[Lowering, Node], bool]] = {
+    ops.conv2d: Lowering._conv2d,
+    ops.conv2d_chain: Lowering._conv2d_chain,
+    ops.conv_transpose2d: Lowering._conv_transpose2d,
+    ops.dense_block: Lowering._dense_block,
+    ops.pixel_shuffle: Lowering._pixel_shuffle,
+    ops.pixel_unshuffle: Lowering._pixel_unshuffle,
+    ops.residual_add: Lowering._residual_add,
+    **dict.fromkeys(_CATS, Lowering._cat),
+}

@@ -1,0 +1,185 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The order of a call: native programs, Python's calls between them, and what each needs of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_map_only
+
+from sr_kernels.optimizer.buffers import Placing
+from sr_kernels.optimizer.programs import Emit, emitted
+from sr_kernels.optimizer.steps import ARENA, OTHERS, Buffer, Call, Lowered, Step, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Stands for what Python holds at an index."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Stands for a container of such."""
+
+    make: Callable[[list[Any]], Any]
+    items: tuple[Any, ...]
+
+
+def filled(template: Any, held: list[Any]) -> Any:
+    """A template with what it stands for in its place."""
+    kind = type(template)
+    if kind is Ref:
+        return held[template.index]
+    if kind is Tree:
+        return template.make([filled(item, held) for item in template.items])
+    return template
+
+
+@dataclass(slots=True)
+class Segment:
+    """Native steps in a row, or one call."""
+
+    call: Node | None = None
+    emits: list[Emit] = field(default_factory=list)
+    program: int = -1  # its number
+    fresh: list[tuple[int, int, Value]] = field(default_factory=list)  # index, slot, new tensor to be written
+    args: Any = ()
+    kwargs: Any = None
+    index: int = -1  # where what the call gives is held
+    sees_arena: bool = False  # and gives nothing that lies in it
+    drops: list[int] = field(default_factory=list)  # what nobody needs any more
+
+
+class Schedule:
+    """The segments of a graph, and the numbers of slots and of what Python holds."""
+
+    def __init__(self, lowered: Lowered, placing: Placing, values: Mapping[Node, Any]) -> None:
+        self._lowered = lowered
+        self._placing = placing
+        self._values = values
+        self._indices: dict[Any, int] = {}
+        self.inputs = [self._index(node) for node in lowered.inputs]
+        self.slots = OTHERS
+        self.outside: dict[int, tuple[int, Value]] = {}  # index -> slot of a tensor that native steps read
+        for node, value in lowered.outside.items():
+            value.slot = self._new_slot()
+            self.outside[self._index(node)] = value.slot, value
+        for buffer in placing.buffers:
+            if buffer.slot < 0:
+                buffer.slot = self._new_slot()
+        self.views: dict[int, Value] = {}  # index -> what Python sees of the arena
+        self.segments: list[Segment] = []
+        self.programs: list[list[Emit]] = []
+        self._last: dict[int, int] = {}  # index -> the last segment that needs it
+        self._written: set[int] = set()  # buffers
+        self._returned: set[int] = set()
+        threads = torch.get_num_threads()
+        for step in placing.steps:
+            if isinstance(step, Call):
+                self._add_call(step)
+            else:
+                self._add_native(step, threads)
+        needed = dict(self._last)
+        self.output = self._template(lowered.output, is_output=True)
+        for index, at in needed.items():
+            if index not in self._returned:
+                self.segments[at].drops.append(index)
+        known = [(index, node) for node, index in self._indices.items() if node in set(lowered.constants)]
+        self.constants = known  # that Python holds, or native steps read as tensors
+        self.held = len(self._indices)
+
+    def _index(self, key: Any) -> int:
+        return self._indices.setdefault(key, len(self._indices))
+
+    def _new_slot(self) -> int:
+        self.slots += 1
+        return self.slots - 1
+
+    def _needs(self, index: int) -> None:
+        self._last[index] = len(self.segments) - 1
+
+    def _add_native(self, step: Step, threads: int) -> None:
+        if not self.segments or self.segments[-1].call is not None:
+            self.segments.append(Segment(program=len(self.programs)))
+            self.programs.append(self.segments[-1].emits)
+        segment = self.segments[-1]
+        made = step.makes()
+        assert made is not None
+        assert made.buffer is not None
+        if made.buffer.slot != ARENA and id(made.buffer) not in self._written:
+            self._written.add(id(made.buffer))
+            value = self._whole(made.buffer)
+            segment.fresh.append((self._index(value), made.buffer.slot, value))
+        segment.emits.append(emitted(step, threads))
+        for value in (*step.reads(), made):
+            if value.buffer is None:
+                node = next(n for n, v in self._lowered.outside.items() if v is value)
+                self._needs(self._index(node))
+            elif value.buffer.slot != ARENA:
+                self._needs(self._index(self._whole(value.buffer)))
+
+    def _whole(self, buffer: Buffer) -> Value:
+        """The tensor that a buffer of its own is."""
+        return next(value for value in self._placing.values[id(buffer)] if value.is_fresh)
+
+    def _add_call(self, step: Call) -> None:
+        node = step.node
+        segment = Segment(node)
+        self.segments.append(segment)
+        segment.args = self._template(node.args)
+        segment.kwargs = self._template(node.kwargs)
+        segment.index = self._index(node)
+        segment.sees_arena = any(
+            value.buffer is not None and value.buffer.slot == ARENA for value in step.seen
+        ) and not any(n in self._lowered.made for n in step.aliases)
+        self._needs(segment.index)
+
+    def _template(self, arg: Any, is_output: bool = False) -> Any:
+        """An argument, or the output, as `filled` takes it."""
+
+        def of(items: Any) -> tuple[Any, ...]:
+            return tuple(self._template(item, is_output) for item in items)
+
+        if isinstance(arg, Node):
+            if arg in self._lowered.fixed:
+                return self._lowered.fixed[arg]
+            ref = Ref(self._held(arg))
+            if is_output:
+                self._returned.add(ref.index)
+                if arg.op != "get_attr" and arg in self._lowered.constants:
+                    return Tree(lambda found: tree_map_only(Tensor, Tensor.clone, found[0]), (ref,))
+            return ref
+        if isinstance(arg, slice):
+            items = of((arg.start, arg.stop, arg.step))
+            return Tree(lambda found: slice(*found), items) if _stands(items) else slice(*items)
+        if isinstance(arg, tuple):
+            items, kind = of(arg), type(arg)
+            make: Any = (lambda found: kind(*found)) if hasattr(kind, "_fields") else tuple
+            return Tree(make, items) if _stands(items) else make(items)
+        if isinstance(arg, list):
+            return Tree(list, of(arg))
+        if isinstance(arg, dict):
+            keys = tuple(arg)
+            return Tree(lambda found: dict(zip(keys, found, strict=True)), of(arg.values()))
+        return arg
+
+    def _held(self, node: Node) -> int:
+        made = self._lowered.made.get(node)
+        index = self._index(node if made is None else made)
+        if made is not None and made.buffer is not None and made.buffer.slot == ARENA:
+            self.views[index] = made
+        if self.segments:
+            self._needs(index)
+        return index
+
+
+def _stands(items: tuple[Any, ...]) -> bool:
+    return any(isinstance(item, (Ref, Tree)) for item in items)
