@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sr_kernels import _C, config
+import sr_kernels._C as _C
+from sr_kernels import config
 from sr_kernels.backends import cpu_chain, cpu_pack, cpu_plan, selfcheck
 from sr_kernels.backends.base import (
     Backend,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_kernels import _C
+import sr_kernels._C as _C
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.phases import channel_order, weights_of_phases
 

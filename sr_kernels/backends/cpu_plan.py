@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sr_kernels import _C
+import sr_kernels._C as _C
 from sr_kernels.backends import cpu_pack
 from sr_kernels.backends.base import ConvArgs, dense_strides, pixel_major
 from sr_kernels.backends.cpu_pack import Kernel

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sr_kernels import _C
+import sr_kernels._C as _C
 from sr_kernels.backends import cpu, cpu_chain, cpu_pack
 from sr_kernels.backends.base import ConvArgs, dense_strides
 from sr_kernels.backends.cpu_plan import DTYPES, ConvPlan

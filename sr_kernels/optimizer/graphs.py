@@ -45,11 +45,12 @@ def execute(
     module: nn.Module,
     inputs: Sequence[Any],
     keep: Callable[[fx.Node, Any], None] | None = None,
+    release: Callable[[fx.Node, Any], None] | None = None,
 ) -> Any:
-    """Runs the graph on the values of its placeholders; keep sees each node's value. Names are resolved in
-    module."""
+    """Runs the graph on the values of its placeholders. Names are resolved in module. keep sees each node's
+    value as it comes, release as it is read for the last time."""
     values: dict[fx.Node, Any] = dict(zip(placeholders(graph), inputs, strict=True))
-    last_use = _last_uses(graph)
+    last_uses = _last_uses(graph)
     for node in graph.nodes:
         if node.op == "output":
             return map_arg(node.args[0], values.__getitem__)
@@ -64,10 +65,14 @@ def execute(
                 values[node] = lookup(module, str(node.target))(*args, **kwargs)
             else:
                 values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            del args, kwargs
         if keep is not None:
             keep(node, values[node])
-        for used in last_use.get(node, ()):
-            del values[used]
+        for used in last_uses.get(node, ()):
+            value = values.pop(used)
+            if release is not None:
+                release(used, value)
+            del value
     raise Refused("the graph has no output")
 
 

@@ -19,11 +19,14 @@ from torch import Tensor, fx, nn
 from sr_kernels import config
 from sr_kernels.backends import registry
 from sr_kernels.backends.base import BackendError
+from sr_kernels.backends.cpu import current_isa
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
 from sr_kernels.optimizer.inplace import functionalise
+from sr_kernels.optimizer.recording import recorded
 from sr_kernels.optimizer.rewrites import ALL, FINAL
+from sr_kernels.optimizer.session import Session
 
 
 class Rewritten:
@@ -154,23 +157,22 @@ _MOST_SESSIONS = 16  # kinds of input that a region remembers
 
 @dataclass
 class _Kept:
-    """What one live module has made of a region: constants, sessions."""
+    """Constants of one module."""
 
     stamp: Hashable | None = None
     constants: tuple[Tensor, ...] = ()
     sources: list[Tensor] = field(default_factory=list)  # held, so that no address is given out twice
-    sessions: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
 
 class Region:
-    """Runs a rewritten graph in the place of a module's forward. What it keeps belongs to one module: a copy
-    of the module, whether deep or pickled, begins anew."""
+    """Runs a rewritten graph in the place of a module's forward. A deep copy begins with nothing kept."""
 
     def __init__(self, rewritten: Rewritten, settings: Settings, fixed: Mapping[str, Any]) -> None:
         self.rewritten = rewritten
         self.settings = settings
         self.fixed = dict(fixed)
         self._kept = _Kept()
+        self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._lock = threading.Lock()
         self._warned = False
 
@@ -229,7 +231,29 @@ class Region:
             return self.rewritten.function(module, *values)
         if is_watched() or not all(is_plain(v) for v in values if isinstance(v, Tensor)):
             return self.rewritten.function(module, *values)
+        if all(v.device.type == "cpu" for v in values if isinstance(v, Tensor)):
+            return self._by_session(module, values)
         return self.rewritten.variable(module, *self._constants(module), *values)
+
+    def _by_session(self, module: nn.Module, values: list[Any]) -> Any:
+        key = (
+            config.get_precision(),
+            registry.chosen(),
+            current_isa(),
+            *((v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else _hashable(v) for v in values),
+        )
+        with self._lock:
+            session = self._sessions.get(key)
+            if session is not None:
+                self._sessions.move_to_end(key)
+        if session is not None:
+            return session.run(module, values)
+        session, result = recorded(self.rewritten.graph, module, values)
+        with self._lock:
+            self._sessions[key] = session
+            while len(self._sessions) > _MOST_SESSIONS:
+                self._sessions.popitem(last=False)
+        return result
 
     def _constants(self, module: nn.Module) -> tuple[Tensor, ...]:
         constants = self.rewritten.constants
@@ -245,6 +269,14 @@ class Region:
                 sources = [graphs.lookup(module, path) for path in constants.sources]
                 self._kept = _Kept(stamp, found, sources)
         return found
+
+
+def _hashable(value: Any) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return type(value), value
 
 
 def _same(value: Any, fixed: Any) -> bool:

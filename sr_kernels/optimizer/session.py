@@ -47,6 +47,7 @@ class Session:
         self._schedule = Schedule(lowered, placing, values)
         self._isa = current_isa()
         self._constants = lowered.constants
+        self._fixed = lowered.fixed
         self._kinds = {
             node: (tuple(values[node].shape), values[node].dtype)
             for node in lowered.constants
@@ -83,7 +84,12 @@ class Session:
                 binding = self._bindings.get(module)
                 if binding is None or not binding.is_current():
                     binding = Binding(
-                        module, self._constants, self._kinds, self._isa, self._schedule.programs
+                        module,
+                        self._constants,
+                        self._kinds,
+                        self._isa,
+                        self._schedule.programs,
+                        self._fixed,
                     )
                     self._bindings[module] = binding
         return binding
