@@ -48,7 +48,7 @@ class Session:
         self._isa = current_isa()
         self._constants = lowered.constants
         self._kinds = {
-            node: (tuple(values[node].shape), values[node].dtype)
+            node: (values[node].shape, values[node].dtype)
             for node in lowered.constants
             if isinstance(values[node], Tensor)
         }
