@@ -80,7 +80,12 @@ class Layer:
         conv_shape = s.shape[0], s.weight[0], *self._args.conv_size()
         self._args.residuals = [(_dense(conv_shape, s.dtype), number) for number in s.residuals]
         self._args.base = None if s.base is None else _dense(s.base, s.dtype)
-        self._enlarged = cpu.as_shuffle(self._args)
+        self._is_enlarging = cpu.is_enlarging(self._args)
+        self._run = self._args
+        if self._is_enlarging:  # as cpu.as_shuffle
+            co, *rest = s.weight
+            weight = torch.empty(4 * co, *rest, dtype=s.dtype, device="meta")
+            self._run = replace(self._args, weight=weight, upsample=1, pixel_shuffle=2)
         self._plans: dict[tuple[Strides | None, ...], ConvPlan] = {}
         self._native: dict[torch.memory_format, bool] = {}
 
@@ -105,7 +110,7 @@ class Layer:
         key = (x, y, base, *residuals)
         plan = self._plans.get(key)
         if plan is None:
-            s, a = self.settings, self._enlarged
+            s, a = self.settings, self._run
             shape = s.shape[0], s.weight[0], *self._args.conv_size()
             pairs = zip(residuals, s.residuals, strict=True)
             bound = replace(
@@ -121,7 +126,7 @@ class Layer:
         self, plan: ConvPlan, weight: Tensor, bias: Tensor | None, prelu: Tensor | None
     ) -> list[list[Tensor]]:
         """[weight, bias, PReLU weights, if any] of each step of a plan, in the kernel's order."""
-        if self._enlarged is not self._args:
+        if self._is_enlarging:
             weight, bias, prelu = cpu_pack.enlarging(weight, bias, prelu)
         return plan.packed(weight, bias, prelu)
 

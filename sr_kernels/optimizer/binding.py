@@ -31,7 +31,7 @@ class Binding:
         self,
         module: nn.Module,
         constants: Sequence[Node],
-        kinds: Mapping[Node, tuple[tuple[int, ...], torch.dtype]],
+        kinds: Mapping[Node, tuple[torch.Size, torch.dtype]],
         isa: Isa,
         programs: Sequence[Sequence[Emit]],
         fixed: Mapping[Node, Any],
@@ -49,7 +49,7 @@ class Binding:
         with torch.inference_mode(False), torch.no_grad():
             for node in constants:
                 value = self._get(str(node.target)) if node.op == "get_attr" else self._evaluated(node)
-                if node in kinds and (tuple(value.shape), value.dtype) != kinds[node]:
+                if node in kinds and (value.shape, value.dtype) != kinds[node]:
                     raise ValueError(
                         f"{node.target} is {tuple(value.shape)}, {value.dtype}, was {kinds[node]} when the "
                         "graph was planned; plan it again"

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.nn import Parameter
 from torch.utils._pytree import tree_leaves
 
 from sr_kernels import config, ops
@@ -21,13 +23,15 @@ from sr_kernels.backends.base import (
     shuffled,
     unshuffled,
 )
-from sr_kernels.backends.cpu_program import Layers, Settings
+from sr_kernels.backends.cpu_program import Layer, Layers, Settings
 from sr_kernels.backends.params import DTYPES
 from sr_kernels.backends.registry import chosen, select
 from sr_kernels.ops import _arguments
 from sr_kernels.ops._conv_transpose2d import as_convolution, repeated
 from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuffle, Step, Value
 
+_TENSORS = frozenset(("input", "weight", "bias", "prelu_weight", "residual", "base", "layers"))
+_EPILOGUE = ("activation", "negative_slope", "backend")
 _CATS = (torch.cat, torch.concat, torch.concatenate)
 # Nodes of these names give other values at every call.
 _RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "poisson", "exponential", "cauchy")
@@ -52,7 +56,8 @@ class Lowering:
         self.calls: dict[Node, Call] = {}
         self.seen_by_python: dict[Node, Value] = {}
         self.pixels: dict[Node, Value] = {}  # of tensors from outside, pixel by pixel
-        self.dense: dict[Any, bool] = {}
+        self.known: dict[Any, Layer] = {}
+        self.blocks: dict[Any, list[Layer] | None] = {}
         self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
         self.output: Any = None
         for node in graph.nodes:
@@ -92,13 +97,11 @@ class Lowering:
             self._call(node)
 
     def _is_constant(self, node: Node) -> bool:
-        read = node.all_input_nodes
-        if not any(n in self.constants for n in read):
+        read = node._input_nodes
+        if not all(n in self.constants or n in self.fixed for n in read):
             return False
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return all(n in self.constants or n in self.fixed for n in read) and not any(
-            word in name for word in _RANDOM
-        )
+        return any(n in self.constants for n in read) and not any(word in name for word in _RANDOM)
 
     # What Python sees.
 
@@ -156,8 +159,8 @@ class Lowering:
     def _tensor(self, node: Any) -> Tensor | None:
         """The recorded tensor of a node if it is a picture of the CPU's, else None."""
         value = self.values.get(node) if isinstance(node, Node) else None
-        if type(value) is Tensor or isinstance(value, torch.nn.Parameter):
-            return value if value.dim() == 4 and value.device.type == "cpu" else None
+        if type(value) is Tensor or type(value) is Parameter:
+            return value if value.dim() == 4 and value.is_cpu else None
         return None
 
     def _from_outside(self, node: Node) -> Value:
@@ -192,27 +195,29 @@ class Lowering:
 
     # The ops.
 
-    def _settings(self, given: dict[str, Any], x: Tensor, weight: Sequence[int]) -> Settings:
-        """Those of conv2d's keyword arguments but residuals, base and PReLU weights."""
-        op = "conv2d"
-        stride = _arguments.pair(op, "stride", self._plain(given.get("stride", 1)))
-        dilation = _arguments.pair(op, "dilation", self._plain(given.get("dilation", 1)))
-        padding = self._plain(given.get("padding", 0))
-        return Settings(
-            tuple(x.shape),
-            x.dtype,
-            tuple(weight),
-            stride,
-            _arguments.padding(op, padding, weight[2:], stride, dilation),
-            dilation,
-            self._plain(given.get("groups", 1)),
-            self._plain(given.get("upsample", 1)),
-            given.get("activation") or "none",
-            self._plain(given.get("negative_slope", 0.01)),
-        )
+    def _layer(self, given: Mapping[str, Any], x: Sequence[int], dtype: torch.dtype, **more: Any) -> Layer:
+        """The layer of conv2d's keyword arguments but the tensors, of which `more` tells, for an input of
+        shape x; both as in Settings."""
+        numbers = tuple((key, value) for key, value in given.items() if key not in _TENSORS)
+        key = x, dtype, *numbers, *more.values()
+        try:
+            return self.known[key]
+        except (KeyError, TypeError):  # a list or a node among the numbers
+            pass
+        op, plain = "conv2d", {name: self._plain(value) for name, value in numbers}
+        stride = _arguments.pair(op, "stride", plain.get("stride", 1))
+        dilation = _arguments.pair(op, "dilation", plain.get("dilation", 1))
+        plain |= {"stride": stride, "dilation": dilation}
+        if "padding" not in more:
+            padding = plain.get("padding", 0)
+            plain["padding"] = _arguments.padding(op, padding, more["weight"][2:], stride, dilation)
+        plain = {name: value for name, value in plain.items() if value is not None}
+        layer = self.layers.find(Settings(shape=tuple(x), dtype=dtype, **plain, **more))
+        with contextlib.suppress(TypeError):
+            self.known[key] = layer
+        return layer
 
-    def _runs(self, settings: Settings, node: Node, x: Node) -> bool:
-        layer = self.layers.find(settings)
+    def _runs(self, layer: Layer, node: Node, x: Node) -> bool:
         if not layer.is_native():
             return False
         # An input that is to be converted, and the result back, is worth it for several layers.
@@ -236,7 +241,7 @@ class Lowering:
         if recorded is None:
             return False
         found = []
-        shape = tuple(recorded.shape)
+        shape: Sequence[int] = recorded.shape
         for arguments in layers:
             weight, bias, prelu = (arguments.get(name) for name in ("weight", "bias", "prelu_weight"))
             if weight is None or not self._known(weight, bias, prelu):
@@ -245,20 +250,17 @@ class Lowering:
             base = arguments.get("base")
             if pairs is None or (base is not None and self._tensor(base) is None):
                 return False
-            settings = self._settings(dict(arguments), recorded, self.values[weight].shape)._replace(
-                shape=shape,
+            layer = self._layer(
+                arguments,
+                shape,
+                recorded.dtype,
+                weight=self.values[weight].shape,
                 slopes=0 if prelu is None else self.values[prelu].shape[0],
-                residuals=tuple(number for _, number in pairs),
-                scale=self._plain(arguments.get("scale", 1.0)),
-                activation_after_add=self._plain(arguments.get("activation_after_add", False)),
-                pixel_shuffle=self._plain(arguments.get("pixel_shuffle", 1)),
-                base=None if base is None else tuple(self.values[base].shape),
-                base_mode=arguments.get("base_mode") or "none",
-                backend=arguments.get("backend") or "",
+                residuals=tuple([number for _, number in pairs]),
+                base=None if base is None else self.values[base].shape,
             )
-            if not self._runs(settings, node, input):
+            if not self._runs(layer, node, input):
                 return False
-            layer = self.layers.find(settings)
             shape = layer.output_shape
             found.append((layer, weight, bias, prelu, [n for n, _ in pairs], base))
         x = self._pixel_major(input)
@@ -304,18 +306,17 @@ class Lowering:
 
         subpixel, _, sides = as_convolution(size, (h, w), self.values[weight], None, s, padding)
         slopes = 0 if prelu is None else self.values[prelu].shape[0]
-        settings = self._settings(
-            {key: given.get(key) for key in ("activation",)}, recorded, subpixel.shape
-        )._replace(
+        layer = self._layer(
+            {key: value for key, value in given.items() if key in _EPILOGUE},
+            recorded.shape,
+            recorded.dtype,
+            weight=tuple(subpixel.shape),
             padding=tuple(sides),
-            negative_slope=self._plain(given.get("negative_slope", 0.01)),
             slopes=slopes * s * s if slopes > 1 else slopes,
             pixel_shuffle=s,
-            backend=given.get("backend") or "",
         )
-        if not self._runs(settings, node, input):
+        if not self._runs(layer, node, input):
             return False
-        layer = self.layers.find(settings)
         x, y = self._pixel_major(input), Value(layer.output_shape, recorded.dtype)
         self.steps.append(Conv(layer, x, y, weight, bias, prelu, rearrange=rearrange))
         self.made[node] = y
@@ -330,41 +331,52 @@ class Lowering:
         shapes = [tuple(self.values[weight].shape) for weight in weights]
         slope, scale = (self._plain(given.get(name, 0.2)) for name in ("negative_slope", "scale"))
         numbers = (self._plain(given.get("input_scale", 1.0)), *(number for _, number in pairs))
-        if not self._takes_block(recorded, shapes, numbers, given.get("backend") or ""):
+        layers = self._block(recorded, shapes, slope, scale, numbers, given.get("backend") or "")
+        if layers is None:
             return False
-        n, _, h, w = recorded.shape
-        x = self._pixel_major(input)
+        x = wide = self._pixel_major(input)
         features = [x]
-        for i, shape in enumerate(shapes):
-            wide = x
+        for i, layer in enumerate(layers):
             if i:
-                wide = Value((n, shape[1], h, w), x.dtype)
+                wide = Value(layer.settings.shape, x.dtype)
                 self.steps.append(Cat(list(features), wide))
-            settings = Settings(wide.shape, x.dtype, shape, padding=(shape[2] // 2,) * 4)
-            y, residuals = Value((n, shape[0], h, w), x.dtype), list[Value]()
-            if i < len(shapes) - 1:
-                settings = settings._replace(activation="leaky_relu", negative_slope=slope)
-            else:
-                settings = settings._replace(scale=scale, residuals=numbers)
-                residuals = [x, *(self._pixel_major(r) for r, _ in pairs)]
-            self.steps.append(
-                Conv(self.layers.find(settings), wide, y, weights[i], biases[i], residuals=residuals)
-            )
+            y = Value(layer.output_shape, x.dtype)
+            conv = Conv(layer, wide, y, weights[i], biases[i])
+            if i == len(layers) - 1:
+                conv.residuals = [x, *(self._pixel_major(r) for r, _ in pairs)]
+            self.steps.append(conv)
             features.append(y)
         self.made[node] = features[-1]
         return True
 
-    def _takes_block(
-        self, x: Tensor, shapes: Sequence[tuple[int, ...]], numbers: Sequence[float], backend: str
-    ) -> bool:
-        key = x.dtype, tuple(shapes), len(numbers), backend
-        known = self.dense.get(key)
-        if known is None:
-            weights = [torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes]
-            residuals = [(x, number) for number in numbers[1:]]
-            args = DenseBlockArgs(x, weights, [None] * len(weights), residuals=residuals)
-            known = self.dense[key] = select("dense_block", "cpu", args, backend).name == "cpu"
-        return known
+    def _block(
+        self,
+        x: Tensor,
+        shapes: Sequence[tuple[int, ...]],
+        slope: float,
+        scale: float,
+        numbers: tuple[float, ...],
+        backend: str,
+    ) -> list[Layer] | None:
+        """A dense block's layers; None where it does not run natively."""
+        key = x.shape, x.dtype, tuple(shapes), slope, scale, numbers, backend
+        if key in self.blocks:
+            return self.blocks[key]
+        weights = [torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes]
+        residuals = [(x, number) for number in numbers[1:]]
+        args = DenseBlockArgs(x, weights, [None] * len(weights), residuals=residuals)
+        found = list[Layer]()
+        if select("dense_block", "cpu", args, backend).name == "cpu":
+            n, _, h, w = x.shape
+            for shape in shapes:
+                settings = Settings((n, shape[1], h, w), x.dtype, shape, padding=(shape[2] // 2,) * 4)
+                if len(found) < len(shapes) - 1:
+                    settings = settings._replace(activation="leaky_relu", negative_slope=slope)
+                else:
+                    settings = settings._replace(scale=scale, residuals=numbers)
+                found.append(self.layers.find(settings))
+        self.blocks[key] = found or None
+        return self.blocks[key]
 
     def _pixel_shuffle(self, node: Node) -> bool:
         return self._shuffle(node, inverse=False)

@@ -49,7 +49,7 @@ class Session:
         self._constants = lowered.constants
         self._fixed = lowered.fixed
         self._kinds = {
-            node: (tuple(values[node].shape), values[node].dtype)
+            node: (values[node].shape, values[node].dtype)
             for node in lowered.constants
             if isinstance(values[node], Tensor)
         }
