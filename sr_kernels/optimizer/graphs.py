@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,9 +46,12 @@ def execute(
     inputs: Sequence[Any],
     keep: Callable[[fx.Node, Any], None] | None = None,
     release: Callable[[fx.Node, Any], None] | None = None,
+    find: Callable[[Any], Any] | None = None,
+    rules: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
     """Runs the graph on the values of its placeholders. Names are resolved in module. keep sees each node's
-    value as it comes, release as it is read for the last time."""
+    value as it comes, release as it is read for the last time. find: what stands for a parameter; rules: what
+    is called for a function."""
     values: dict[fx.Node, Any] = dict(zip(placeholders(graph), inputs, strict=True))
     last_uses = _last_uses(graph)
     for node in graph.nodes:
@@ -56,11 +59,14 @@ def execute(
             return map_arg(node.args[0], values.__getitem__)
         if node.op == "get_attr":
             values[node] = lookup(module, str(node.target))
+            if find is not None:
+                values[node] = find(values[node])
         elif node.op != "placeholder":
             args = map_arg(node.args, values.__getitem__)
             kwargs = map_arg(node.kwargs, values.__getitem__)
             if node.op == "call_function":
-                values[node] = node.target(*args, **kwargs)
+                function = node.target if rules is None else rules.get(node.target, node.target)
+                values[node] = function(*args, **kwargs)
             elif node.op == "call_module":
                 values[node] = lookup(module, str(node.target))(*args, **kwargs)
             else:

@@ -157,10 +157,10 @@ class Lowering:
         return all(node is None or node in self.constants for node in nodes)
 
     def _tensor(self, node: Any) -> Tensor | None:
-        """The recorded tensor of a node if it is a picture of the CPU's, else None."""
+        """The recorded tensor of a node if it is a picture of the CPU's, or stands for one; else None."""
         value = self.values.get(node) if isinstance(node, Node) else None
         if type(value) is Tensor or type(value) is Parameter:
-            return value if value.dim() == 4 and value.is_cpu else None
+            return value if value.dim() == 4 and (value.is_cpu or value.is_meta) else None
         return None
 
     def _from_outside(self, node: Node) -> Value:

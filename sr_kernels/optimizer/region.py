@@ -24,7 +24,7 @@ from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
 from sr_kernels.optimizer.inplace import functionalise
-from sr_kernels.optimizer.recording import recorded
+from sr_kernels.optimizer.planning import session_for
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.session import Session
 
@@ -248,7 +248,7 @@ class Region:
                 self._sessions.move_to_end(key)
         if session is not None:
             return session.run(module, values)
-        session, result = recorded(self.rewritten.graph, module, values)
+        session, result = session_for(self.rewritten.graph, module, values)
         with self._lock:
             self._sessions[key] = session
             while len(self._sessions) > _MOST_SESSIONS:
