@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 
 from sr_kernels.backends.base import ConvArgs
 
-_MAX_LAYERS = 32  # kMaxChain of csrc/cpu/isa.h
+MOST_LAYERS = 32  # kMaxChain of csrc/cpu/isa.h
 # Bytes of a strip's windows, between L2 and a share of L3: narrower strips overlap by more than they save.
 _BUDGET = 6 << 20
 _ROWS = (16, 8, 4)  # of a step
@@ -39,8 +40,8 @@ class Strips:
 def reasons(layers: Sequence[ConvArgs]) -> list[str]:
     """Why the native chain cannot run these layers, each of which a kernel takes."""
     found = []
-    if len(layers) > _MAX_LAYERS:
-        found.append(f"{len(layers)} layers are more than {_MAX_LAYERS}")
+    if len(layers) > MOST_LAYERS:
+        found.append(f"{len(layers)} layers are more than {MOST_LAYERS}")
     if layers[-1].base_mode == "bilinear":
         found.append("a chain has no base that is enlarged bilinearly")
     return found
@@ -82,9 +83,19 @@ def slower(layers: Sequence[ConvArgs]) -> list[str]:
     height, width = layers[-1].conv_size()
     pixels = layers[0].input.shape[0] * height * width
     passed = [a.input.dtype.itemsize * a.weight.shape[0] for a in layers[:-1]]
-    operations = sum(2 * a.weight.numel() for a in layers) / (2 * sum(passed))
+    operations = _intensity([a.weight.shape for a in layers], layers[0].input.dtype.itemsize)
     if pixels * max(passed) < _SMALLEST:
         return ["what passes between the layers fits into a cache"]
     if operations >= (_MEDIUM if pixels * max(passed) >= _LARGE else _LIGHT):
         return [f"{operations:.0f} operations for each byte that passes between the layers outweigh it"]
     return []
+
+
+def is_thin(weights: Sequence[Sequence[int]]) -> bool:
+    """Whether there are pictures, float32, for which layers of these kernels (Co, Ci, kh, kw) are a chain."""
+    return len(weights) > 1 and _intensity(weights, torch.float32.itemsize) < _MEDIUM
+
+
+def _intensity(weights: Sequence[Sequence[int]], itemsize: int) -> float:
+    """Operations for each byte that passes between the layers, read and written."""
+    return sum(math.prod(w) for w in weights) / (itemsize * sum(w[0] for w in weights[:-1]))

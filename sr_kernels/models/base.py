@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_kernels.backends.base import memory_format_of, with_format
+from sr_kernels.nn.checks import check_picture
 from sr_kernels.nn.geometry import receptive_radius
 
 
@@ -26,7 +27,7 @@ class SRModel(nn.Module):
     input_multiple: int = 1  # tile origins must be multiples of it (pixel-unshuffle heads)
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check(input)
+        check_picture(type(self).__name__, input, self.in_channels, next(self.parameters()))
         # with_format and not .contiguous(): a picture of one channel must carry channels_last strides too,
         # or every layer behind it would answer in the contiguous format.
         y = self._enlarge(with_format(input, torch.channels_last))
@@ -43,28 +44,6 @@ class SRModel(nn.Module):
     def receptive_radius(self) -> int:
         """Input pixels to each side of pixel o // scale that output pixel o reads: a tile's exact halo."""
         return receptive_radius(self.stages(), self.scale, self.scale * self.input_multiple)
-
-    def _check(self, input: Tensor) -> None:
-        name = type(self).__name__
-        if not isinstance(input, Tensor):
-            raise TypeError(f"{name}: input is {type(input).__name__}; give a tensor (N, C, H, W)")
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{name}: input has shape {tuple(input.shape)}; give (N, {self.in_channels}, H, W)"
-            )
-        if input.shape[2] < 1 or input.shape[3] < 1:
-            raise ValueError(f"{name}: input has shape {tuple(input.shape)}; H and W must be at least 1")
-        weight = next(self.parameters())
-        if not input.is_floating_point():
-            raise TypeError(f"{name}: input has dtype {input.dtype}; give {weight.dtype} in [0, 1]")
-        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
-            raise TypeError(
-                f"{name}: input has dtype {input.dtype}, the weights {weight.dtype}; use .to(dtype) on one"
-            )
-        if input.device != weight.device:
-            raise TypeError(
-                f"{name}: input is on {input.device}, the weights on {weight.device}; use .to(device) on one"
-            )
 
 
 def reflected(start: int, stop: int, length: int, device: torch.device | None = None) -> Tensor:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sr_kernels import ops
 from sr_kernels.models.base import SRModel, padded
@@ -12,6 +12,7 @@ from sr_kernels.nn import RRDB, ConvAct2d, ResidualConv2d, UpsampleConv2d
 from sr_kernels.nn.checks import check_positive
 
 _SLOPE = 0.2
+fx.wrap("padded")  # depends on the picture's size: one node where torch.fx traces
 
 
 class RRDBNet(SRModel):
@@ -66,15 +67,18 @@ class RRDBNet(SRModel):
         return [self.get_submodule(f"conv_up{i + 1}") for i in range(self.doublings)]
 
     def _enlarge(self, x: Tensor) -> Tensor:
+        if self.input_multiple == 1:
+            return self._network(x)
         height, width = x.shape[2:]
-        if self.input_multiple > 1:
-            x = ops.pixel_unshuffle(padded(x, self.input_multiple), self.input_multiple)
+        y = self._network(ops.pixel_unshuffle(padded(x, self.input_multiple), self.input_multiple))
+        return y[:, :, : height * self.scale, : width * self.scale]
+
+    def _network(self, x: Tensor) -> Tensor:
         first = self.conv_first(x)
         x = self.conv_body(self.body(first), first)
         for up in self._ups():
             x = up(x)
-        y = self.conv_last(self.conv_hr(x))
-        return y[:, :, : height * self.scale, : width * self.scale]
+        return self.conv_last(self.conv_hr(x))
 
     def stages(self) -> list[nn.Module]:
         head = nn.PixelUnshuffle(self.input_multiple)

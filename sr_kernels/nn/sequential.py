@@ -53,13 +53,20 @@ _FEW_PIXELS = 1 << 13
 def run_chained(stages: Sequence[nn.Module], input: Tensor) -> Tensor:
     """Equal to calling the stages one after the other, by ops.conv2d_chain where they are nothing but plain
     convolutions, activations and, at the very end, a shuffle or a transposed convolution."""
-    few = not torch.compiler.is_compiling() and input.shape[-2] * input.shape[-1] < _FEW_PIXELS
-    layers = None if few else _chain_of(stages, input)
+    layers = None if _is_small(input) else _chain_of(stages, input)
     if layers is not None:
         return ops.conv2d_chain(input, layers)
     for stage in stages:
         input = stage(input)
     return input
+
+
+def _is_small(input: object) -> bool:
+    """Whether a chain would gain nothing. What stands for a tensor while torch.fx traces has no size: the
+    layers are shown one by one."""
+    if not isinstance(input, Tensor):
+        return True
+    return not torch.compiler.is_compiling() and input.shape[-2] * input.shape[-1] < _FEW_PIXELS
 
 
 def _chain_of(stages: Sequence[nn.Module], input: Tensor) -> list[dict[str, Any]] | None:

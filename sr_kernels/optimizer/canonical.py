@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from sr_kernels import ops
+from sr_kernels.backends.base import with_format
 from sr_kernels.nn.activation import arguments_of
-from sr_kernels.nn.conv import is_plain
-from sr_kernels.optimizer import graphs
+from sr_kernels.optimizer import graphs, reparametrised
+from sr_kernels.optimizer.conv3xc import conv3xc, is_conv3xc
 from sr_kernels.optimizer.graphs import is_image, is_tensor, lookup, number, replace
 from sr_kernels.optimizer.rewrites.convs import DEFAULTS
 from sr_kernels.optimizer.vocabulary import activate, batch_norm, enlarge, pad
@@ -33,11 +34,12 @@ def canonicalise(graph: fx.Graph, module: nn.Module) -> None:
 def _one(graph: fx.Graph, node: fx.Node, module: nn.Module) -> None:
     if node.op == "call_module":
         inner = lookup(module, str(node.target))
-        form = _MODULES.get(type(inner))
-        if form is None or not is_plain(inner, type(inner)) or node.kwargs or len(node.args) != 1:
+        kind, makers = reparametrised.read(inner) or (None, {})
+        form = conv3xc if is_conv3xc(inner) else _MODULES.get(kind)  # type: ignore[arg-type]
+        if form is None or node.kwargs or len(node.args) != 1:
             return
         with graph.inserting_before(node):
-            known = form(_Module(graph, str(node.target), inner), node.args[0])
+            known = form(_Module(graph, str(node.target), inner, makers), node.args[0])
     elif node.op == "call_function" or node.op == "call_method":
         name = node.target if node.op == "call_function" else _METHODS.get(str(node.target))
         form = _FUNCTIONS.get(name)
@@ -57,25 +59,33 @@ def _one(graph: fx.Graph, node: fx.Node, module: nn.Module) -> None:
         graph.erase_node(node)
         return
     new = replace(graph, node, *known)
-    for arg in new.all_input_nodes:
-        if "values" not in arg.meta:
-            arg.meta["path"] = new.meta.get("path", "")
-            graphs.describe(arg) if arg.op == "call_function" else _describe_parameter(arg, new, module)
+    _describe_arguments(new, new, module)
 
 
-def _describe_parameter(arg: fx.Node, beside: fx.Node, module: nn.Module) -> None:
-    value = lookup(module, str(arg.target))
-    count = len(beside.meta.get("values", ()))
-    arg.meta["values"] = [torch.empty_like(value, device="meta")] * count
+def _describe_arguments(node: fx.Node, new: fx.Node, module: nn.Module) -> None:
+    """Infers the values of the nodes that were made for `new`."""
+    for arg in node.all_input_nodes:
+        if "values" in arg.meta:
+            continue
+        arg.meta["path"] = new.meta.get("path", "")
+        if arg.op == "get_attr":
+            value = lookup(module, str(arg.target))
+            count = len(new.meta.get("values", ()))
+            arg.meta["values"] = [torch.empty_like(value, device="meta")] * count
+        else:
+            _describe_arguments(arg, new, module)
+            graphs.describe(arg)
 
 
 class _Module:
     """A module inside, whose parameters become nodes."""
 
-    def __init__(self, graph: fx.Graph, path: str, module: Any) -> None:
-        self.graph, self.path, self.module = graph, path, module
+    def __init__(self, graph: fx.Graph, path: str, module: Any, makers: reparametrised.Makers) -> None:
+        self.graph, self.path, self.module, self.makers = graph, path, module, makers
 
     def node(self, name: str) -> fx.Node | None:
+        if name in self.makers:
+            return self.makers[name](self.graph, lambda source: self.graph.get_attr(f"{self.path}.{source}"))
         if getattr(self.module, name) is None:
             return None
         return self.graph.get_attr(f"{self.path}.{name}")
@@ -280,6 +290,10 @@ def _batch_norm(
     return batch_norm, (input, running_mean, running_var, weight, bias, eps), {}
 
 
+def _with_format(y: Any, memory_format: Any) -> fx.Node | None:
+    return y if isinstance(y, fx.Node) else None  # `layout` decides on formats
+
+
 def _arithmetic(function: Any) -> Callable[..., Known | None]:
     def form(input: Any, other: Any, *, alpha: Any = 1) -> Known | None:
         if not (is_tensor(input) or is_tensor(other)):
@@ -336,6 +350,7 @@ _FUNCTIONS: dict[Any, Callable[..., Known | fx.Node | None]] = {
     F.pad: _pad_function,
     **dict.fromkeys((F.dropout, torch.dropout), _dropout_function),
     F.batch_norm: _batch_norm,
+    with_format: _with_format,
     **dict.fromkeys((operator.add, torch.add), _arithmetic(operator.add)),
     **dict.fromkeys((operator.sub, torch.sub), _arithmetic(operator.sub)),
     **dict.fromkeys((operator.mul, torch.mul), _arithmetic(operator.mul)),

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sr_kernels import ops
+from sr_kernels.backends.base import memory_format_of, with_format
+from sr_kernels.nn.checks import check_picture
 from sr_kernels.nn.conv import is_hooked
 
 
@@ -136,6 +138,9 @@ def _text(error: Exception) -> str:
     return (text[0] if text else type(error).__name__).rstrip(".")[:160]
 
 
+# Functions that ask pictures for what a graph does not know; each becomes a node.
+_WHOLE = (check_picture, memory_format_of, with_format)
+
 Rule = Callable[[nn.Module], bool]
 _LEAVES: list[Rule] = []
 
@@ -152,7 +157,7 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # buffers are read when the graph runs
 
     def __init__(self) -> None:
-        super().__init__(autowrap_modules=(math, ops))  # type: ignore[arg-type]
+        super().__init__(autowrap_modules=(math, ops), autowrap_functions=_WHOLE)  # type: ignore[arg-type]
         self.opaque: dict[str, str] = {}
         self._path = [""]
 
@@ -214,7 +219,22 @@ def _unchanged(module: nn.Module) -> Iterator[list[str]]:
     finally:
         for name, m in module.named_modules():
             if name in before:
-                found += [f"{name}.{what}".lstrip(".") for what in _restore(m, before[name])]
+                casts = {what for what, value in vars(m).items() if _is_own_cast(value, what)}
+                changed = set(_restore(m, before[name])) - casts
+                found += [f"{name}.{what}".lstrip(".") for what in sorted(changed)]
+
+
+def _is_own_cast(value: Any, name: str) -> bool:
+    """Whether an attribute was set to itself in a picture's dtype, which nobody can tell afterwards."""
+    node = value.node if isinstance(value, fx.Proxy) else None
+    if node is None or node.op != "call_method" or node.target not in ("to", "type_as"):
+        return False
+    source = node.args[0]
+    return (
+        isinstance(source, fx.Node)
+        and source.op == "get_attr"
+        and str(source.target).rpartition(".")[2] == name
+    )
 
 
 _State = tuple[dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]], dict[str, tuple[Tensor, Any]]]

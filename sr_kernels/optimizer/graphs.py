@@ -228,9 +228,16 @@ def constant(node: Any) -> bool:
         return False
     if node.op == "get_attr":
         return True
-    if node.op != "call_function":
+    if node.op not in ("call_function", "call_method") or is_random(node):
         return False
-    known = node.meta.get("constant")
-    if known is None:
-        known = bool(node.all_input_nodes) and all(constant(n) for n in node.all_input_nodes)
-    return known
+    return bool(node.all_input_nodes) and all(constant(n) for n in node.all_input_nodes)
+
+
+# Nodes of these names give other values at every call.
+_RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "poisson", "exponential", "cauchy")
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a node may give other values at the next call with the same arguments."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return any(word in name for word in _RANDOM)

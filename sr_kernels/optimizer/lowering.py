@@ -28,13 +28,12 @@ from sr_kernels.backends.params import DTYPES
 from sr_kernels.backends.registry import chosen, select
 from sr_kernels.ops import _arguments
 from sr_kernels.ops._conv_transpose2d import as_convolution, repeated
+from sr_kernels.optimizer.graphs import is_random
 from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuffle, Step, Value
 
 _TENSORS = frozenset(("input", "weight", "bias", "prelu_weight", "residual", "base", "layers"))
 _EPILOGUE = ("activation", "negative_slope", "backend")
 _CATS = (torch.cat, torch.concat, torch.concatenate)
-# Nodes of these names give other values at every call.
-_RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "poisson", "exponential", "cauchy")
 
 
 def same_layout(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
@@ -100,8 +99,7 @@ class Lowering:
         read = node._input_nodes
         if not all(n in self.constants or n in self.fixed for n in read):
             return False
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return any(n in self.constants for n in read) and not any(word in name for word in _RANDOM)
+        return any(n in self.constants for n in read) and not is_random(node)
 
     # What Python sees.
 

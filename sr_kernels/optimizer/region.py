@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sr_kernels import config
+from sr_kernels import config, ops
 from sr_kernels.backends import registry
 from sr_kernels.backends.base import BackendError
 from sr_kernels.backends.cpu import current_isa
@@ -25,6 +25,7 @@ from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
 from sr_kernels.optimizer.inplace import functionalise
 from sr_kernels.optimizer.planning import session_for
+from sr_kernels.optimizer.reparametrised import is_spectral
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.session import Session
 
@@ -48,6 +49,7 @@ class Rewritten:
         self.disabled = disabled
         functionalise(self.graph, module, inputs)
         graphs.infer(self.graph, module, inputs)
+        self.trained = _trained(self.graph, module)
         canonicalise(self.graph, module)
         for rewrite in ALL:
             if rewrite.name not in disabled:
@@ -56,9 +58,8 @@ class Rewritten:
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
-        # what a value must be for the graph to stand for the module: a tensor of so many dimensions
-        self.ranks = [_rank(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
-        self.trained = _trained(self.graph, module)
+        # what values must be for the graph to stand for the module
+        self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
         for node in self.graph.nodes:
             node.meta = {"path": node.meta.get("path", "")}
         self.function = _compiled(self.graph)
@@ -72,27 +73,48 @@ class Rewritten:
         return self.ours() > (0 if whole else 1)
 
     def calls(self) -> int:
-        """How many operations it has."""
-        return sum(node.op.startswith("call") for node in self.graph.nodes)
+        """How many operations it has, beside those that make constants."""
+        return sum(_layers(n) for n in self.graph.nodes if n.op.startswith("call") and not graphs.constant(n))
 
     def ours(self) -> int:
-        """How many nodes the kernels of the library compute."""
+        """How many of them the kernels of the library compute."""
         return sum(
-            node.op == "call_function" and getattr(node.target, "__module__", "").startswith("sr_kernels.ops")
+            _layers(node)
             for node in self.graph.nodes
+            if node.op == "call_function"
+            and getattr(node.target, "__module__", "").startswith("sr_kernels.ops")
         )
 
 
-def _rank(values: Any) -> int | None:
-    tensors = bool(values) and all(isinstance(value, Tensor) for value in values)
-    return int(values[0].dim()) if tensors else None
+def _layers(node: fx.Node) -> int:
+    """The convolutions of a chain or block; 1 for another node."""
+    if graphs.is_call(node, ops.conv2d_chain, ops.dense_block):
+        return len(graphs.operands(node)[1])
+    return 1
+
+
+def _kind(values: Any) -> Hashable:
+    """What tensors have in common with those that a graph was made with: dimensions, channels, floating or
+    not; None for other things."""
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        return None
+    found = {_kind_of(value) for value in values}
+    return found.pop() if len(found) == 1 else None
+
+
+def _kind_of(value: Any) -> Hashable:
+    if not isinstance(value, Tensor):
+        return None
+    return value.dim(), value.shape[1] if value.dim() == 4 else 0, value.is_floating_point()
 
 
 def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
     """The layers whose training flag the graph has taken as it found it."""
     kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    paths = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    return [path for path in paths if isinstance(graphs.lookup(module, path), kinds)]
+    layers = {
+        str(n.target): graphs.lookup(module, str(n.target)) for n in graph.nodes if n.op == "call_module"
+    }
+    return [path for path, layer in layers.items() if isinstance(layer, kinds) or is_spectral(layer)]
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., Any]:
@@ -107,7 +129,7 @@ def _compiled(graph: fx.Graph) -> Callable[..., Any]:
 def _divided(graph: fx.Graph) -> tuple[Constants | None, Callable[..., Any]]:
     """What of a graph follows from parameters alone, and the rest as a function of (module, *constants,
     *placeholders)."""
-    known = [n for n in graph.nodes if n.op == "call_function" and graphs.constant(n)]
+    known = [n for n in graph.nodes if n.op != "get_attr" and graphs.constant(n)]
     ends = [n for n in known if any(not graphs.constant(user) for user in n.users)]
     if not ends:
         return None, _compiled(graph)
@@ -221,9 +243,8 @@ class Region:
                 name not in self.fixed or not _same(value, self.fixed[name]) for name, value in given.items()
             ):
                 return None
-        for value, rank in zip(values, self.rewritten.ranks, strict=True):
-            if (value.dim() if isinstance(value, Tensor) else None) != rank:
-                return None
+        if [_kind_of(value) for value in values] != self.rewritten.kinds:
+            return None
         return values
 
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import is_call, sole_user
+from sr_kernels.ops import _arguments
+from sr_kernels.optimizer.graphs import constant, is_call, shapes, sole_user, static
 
 DEFAULTS: dict[str, Any] = {
     "stride": 1,
@@ -27,6 +29,30 @@ DEFAULTS: dict[str, Any] = {
     "base": None,
     "base_mode": None,
 }
+
+
+_EPILOGUE = set(DEFAULTS) - {"stride", "padding", "dilation", "groups", "upsample"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's kernel (Co, Ci/groups, kh, kw) and its place, numbers alone."""
+
+    shape: tuple[int, ...]
+    sides: tuple[int, int, int, int]  # of padding: left, right, top, bottom
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    upsample: int
+
+    @property
+    def taps(self) -> int:
+        return self.shape[2] * self.shape[3]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """1x1 without padding or stride."""
+        return self.taps == 1 and not any(self.sides) and self.stride == (1, 1)
 
 
 def is_conv(node: Any) -> bool:
@@ -49,14 +75,28 @@ def is_free(node: Any) -> bool:
     return is_conv(node) and sole_user(node) is not None
 
 
+def is_bare(node: Any) -> bool:
+    """A convolution without anything behind its bias."""
+    return is_conv(node) and not set(node.kwargs) & _EPILOGUE
+
+
+def geometry(conv: fx.Node) -> Geometry | None:
+    """Where a convolution's kernel lies; None where its kernel follows from an input, or its shape varies."""
+    weight = conv.args[1]
+    found = shapes(weight)
+    numbers = tuple(option(conv, name) for name in ("stride", "dilation", "padding"))
+    if not found or len(set(found)) > 1 or not constant(weight) or not static(numbers):
+        return None
+    stride = _arguments.pair("conv2d", "stride", numbers[0])
+    dilation = _arguments.pair("conv2d", "dilation", numbers[1])
+    shape = tuple(found[0])
+    sides = _arguments.padding("conv2d", numbers[2], shape[2:], stride, dilation)
+    return Geometry(shape, sides, stride, dilation, option(conv, "groups"), option(conv, "upsample"))
+
+
 def grow(graph: fx.Graph, conv: fx.Node, end: fx.Node, **options: Any) -> fx.Node:
     """A convolution that gives what `end` gave, in end's place; `conv`, which end alone read, goes."""
-    kwargs = {**conv.kwargs, **options}
-    kwargs = {
-        name: value for name, value in kwargs.items() if name not in DEFAULTS or value != DEFAULTS[name]
-    }
-    if kwargs.get("residual") == []:
-        del kwargs["residual"]
+    kwargs = without_defaults({**conv.kwargs, **options})
     with graph.inserting_before(end):
         new = graph.call_function(ops.conv2d, conv.args, kwargs)
     new.meta.update(end.meta)
@@ -64,3 +104,11 @@ def grow(graph: fx.Graph, conv: fx.Node, end: fx.Node, **options: Any) -> fx.Nod
     graph.erase_node(end)
     graph.erase_node(conv)
     return new
+
+
+def without_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of ops.conv2d without those that say nothing."""
+    kept = {name: v for name, v in kwargs.items() if name not in DEFAULTS or v != DEFAULTS[name]}
+    if kept.get("residual") == []:
+        del kept["residual"]
+    return kept

@@ -29,7 +29,7 @@ def apply(graph: fx.Graph) -> int:
     count = 0
     for node in list(graph.nodes):
         if is_call(node, operator.mul, operator.truediv):
-            count += _scale(graph, node)
+            count += scale(graph, node)
         elif is_call(node, operator.add, operator.sub):
             count += _add(graph, node)
     return count
@@ -47,7 +47,8 @@ def factor_of(node: Any) -> tuple[Any, float] | None:
     return None
 
 
-def _scale(graph: fx.Graph, node: fx.Node) -> bool:
+def scale(graph: fx.Graph, node: fx.Node) -> bool:
+    """Rewrites a product of a convolution with a number; whether it was one."""
     found = factor_of(node)
     if found is None:
         return False
