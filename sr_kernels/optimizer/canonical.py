@@ -28,7 +28,7 @@ def canonicalise(graph: fx.Graph, module: nn.Module) -> None:
     """Rewrites every node that has a canonical form; the others stay. Values must have been inferred."""
     for node in list(graph.nodes):
         _one(graph, node, module)
-    graph.eliminate_dead_code()
+    graphs.sweep(graph)
 
 
 def _one(graph: fx.Graph, node: fx.Node, module: nn.Module) -> None:
@@ -307,10 +307,10 @@ def _arithmetic(function: Any) -> Callable[..., Known | None]:
     return form
 
 
-def _cat(tensors: Any, dim: Any = 0) -> Known | None:
+def _cat(tensors: Any, dim: Any = 0) -> Known | fx.Node | None:
     if not isinstance(tensors, (list, tuple)) or not all(is_image(t) for t in tensors) or dim not in (1, -3):
         return None
-    return torch.cat, (list(tensors), 1), {}
+    return (torch.cat, (list(tensors), 1), {}) if len(tensors) > 1 else tensors[0]
 
 
 _MODULES: dict[type, Callable[[_Module, Any], Known | fx.Node | None]] = {

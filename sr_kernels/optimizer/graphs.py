@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -198,6 +198,16 @@ def insert_here(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
     return new
 
 
+def sweep(graph: fx.Graph, *, modules: bool = False) -> None:
+    """Erases what nobody reads, from the last node on; calls of modules, which may do more than they return,
+    where asked to."""
+    for node in reversed(graph.nodes):
+        if node.users or node.op in ("placeholder", "output"):
+            continue
+        if modules if node.op == "call_module" else not node.is_impure():
+            graph.erase_node(node)
+
+
 def static(value: Any) -> bool:
     """Whether an argument holds no value of the graph."""
     return not any(isinstance(leaf, fx.Node) for leaf in tree_leaves(value))
@@ -222,15 +232,32 @@ def _value_of(i: int) -> Callable[[fx.Node], Any]:
 
 def constant(node: Any) -> bool:
     """Whether a value follows from parameters and buffers alone."""
-    if node is None or isinstance(node, (int, float, bool, str)):
-        return True
     if not isinstance(node, fx.Node):
-        return False
+        return node is None or isinstance(node, (int, float, bool, str))
+    # a graph may be deeper than Python's stack; what a rewrite puts in a node's place is as constant as that
+    if "constant" not in node.meta:
+        node.meta["constant"] = all(_may_be_constant(n) for n in _sources(node))
+    return bool(node.meta["constant"])
+
+
+def _sources(node: fx.Node) -> Iterator[fx.Node]:
+    """A node and all that it follows from, through what is not known to be constant or not."""
+    stack, seen = [node], {node}
+    while stack:
+        n = stack.pop()
+        yield n
+        if "constant" not in n.meta:
+            stack += [source for source in n.all_input_nodes if source not in seen]
+            seen.update(n.all_input_nodes)
+
+
+def _may_be_constant(node: fx.Node) -> bool:
+    if "constant" in node.meta:
+        return bool(node.meta["constant"])
     if node.op == "get_attr":
         return True
-    if node.op not in ("call_function", "call_method") or is_random(node):
-        return False
-    return bool(node.all_input_nodes) and all(constant(n) for n in node.all_input_nodes)
+    calls = node.op in ("call_function", "call_method")
+    return calls and bool(node.all_input_nodes) and not is_random(node)
 
 
 # Nodes of these names give other values at every call.

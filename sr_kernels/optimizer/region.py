@@ -55,7 +55,7 @@ class Rewritten:
             if rewrite.name not in disabled:
                 self.counts[rewrite.name] = self.counts.get(rewrite.name, 0) + rewrite.apply(self.graph)
         FINAL(self.graph)
-        self.graph.eliminate_dead_code()
+        graphs.sweep(self.graph)
         self.graph.lint()
         self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
         # what values must be for the graph to stand for the module
@@ -138,7 +138,7 @@ def _divided(graph: fx.Graph) -> tuple[Constants | None, Callable[..., Any]]:
     by_name = {node.name: node for node in made.nodes}
     output = by_name["output"] if "output" in by_name else next(iter(reversed(made.nodes)))
     output.args = (tuple(by_name[name] for name in names),)
-    made.eliminate_dead_code()
+    graphs.sweep(made, modules=True)
     for node in graphs.placeholders(made):
         made.erase_node(node)
     by_name = {node.name: node for node in rest.nodes}
@@ -147,7 +147,7 @@ def _divided(graph: fx.Graph) -> tuple[Constants | None, Callable[..., Any]]:
         with rest.inserting_before(first):
             value = rest.placeholder(f"constant{i}")
         by_name[name].replace_all_uses_with(value)
-    rest.eliminate_dead_code()
+    graphs.sweep(rest)
     return Constants(made), _compiled(rest)
 
 

@@ -33,7 +33,7 @@ from typing import Any
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import constant, insert, is_call, operands, replace, shapes, sole_user
+from sr_kernels.optimizer.graphs import constant, insert, is_call, operands, replace, shapes, sole_user, sweep
 from sr_kernels.optimizer.rewrites import weights
 from sr_kernels.optimizer.rewrites.convs import Geometry, geometry, is_bare, is_conv, without_defaults
 from sr_kernels.optimizer.rewrites.fold_norm import affine
@@ -232,4 +232,4 @@ def _replace(graph: fx.Graph, node: fx.Node, terms: list[_Term], group: _Group, 
             addend = insert(graph, node, operator.mul, addend, abs(term.factor))
         new = insert(graph, node, operator.sub if term.factor < 0 else operator.add, new, addend)
     node.replace_all_uses_with(new)
-    graph.eliminate_dead_code()
+    sweep(graph)

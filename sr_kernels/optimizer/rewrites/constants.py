@@ -56,6 +56,8 @@ def _resolve_casts(graph: fx.Graph) -> None:
         new = insert(graph, node, weights.rounded, x, copy)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
+        for n in graph.nodes:  # more of them are constant now
+            n.meta.pop("constant", None)
 
 
 def _has_dtype(node: Any) -> bool:

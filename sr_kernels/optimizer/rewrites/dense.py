@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import is_call, operands, replace, shapes
+from sr_kernels.optimizer.graphs import is_call, operands, replace, shapes, sweep
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, option
 
 _ADDED = 2  # residuals of the op beside its input
@@ -28,7 +28,7 @@ def apply(graph: fx.Graph) -> int:
     """Rewrites every such block; how many."""
     count = sum(_rewrite(graph, node) for node in list(graph.nodes) if is_conv(node))
     if count:
-        graph.eliminate_dead_code()
+        sweep(graph)
     return count
 
 
