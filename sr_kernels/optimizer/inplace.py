@@ -112,7 +112,7 @@ def _changes(node: fx.Node, module: nn.Module) -> bool:
         return bool(getattr(lookup(module, target), "inplace", False))
     if node.op != "call_function":
         return False
-    if "out" in node.kwargs or target is operator.setitem:
+    if node.kwargs.get("out") is not None or target is operator.setitem:
         raise Refused(f"{_what(node)} writes into a tensor of its caller's")
     name = getattr(target, "__name__", "")
     named = name.endswith("_") and not name.startswith("_") and getattr(torch, name, None) is target

@@ -34,7 +34,8 @@ def pictures(made):
 def test_captured_whole(case, recwarn):
     made = model(case)
     found = capture(made)
-    assert found.graph is not None and not found.inner, found.reason
+    assert found.graph is not None, found.reason
+    assert not found.inner
     rewritten = Rewritten(found.graph, made, [[x] for x in pictures(made)[:2]])
     assert not [node for node in rewritten.graph.nodes if node.op == "call_module"]
     fast = assembled(made, {"": Region(rewritten, Settings(), {})})
@@ -69,7 +70,7 @@ def test_refuses_what_the_model_refuses(case):
 
 
 @pytest.mark.parametrize(
-    "name, scale",
+    ("name", "scale"),
     [
         *itertools.product(["srvgg", "espcn", "fsrcnn", "edsr"], [2, 3, 4]),
         *itertools.product(["rrdbnet"], [1, 2, 4]),
@@ -79,4 +80,5 @@ def test_reports_nothing_left(name, scale):
     sizes = {"rrdbnet": {"num_block": 1}, "edsr": {"num_block": 1}, "srvgg": {"num_conv": 2}}.get(name, {})
     made = sr_kernels.create(name, scale=scale, **sizes).eval()
     report = sr_kernels.optimizer.optimize(made).report()
-    assert report.left == {} and report.parity.holds
+    assert report.left == {}
+    assert report.parity.holds

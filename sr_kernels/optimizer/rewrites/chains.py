@@ -16,7 +16,7 @@ from torch import fx
 
 from sr_kernels import ops
 from sr_kernels.backends import cpu_chain
-from sr_kernels.optimizer.graphs import replace, sole_user
+from sr_kernels.optimizer.graphs import replace, shapes, sole_user
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv
 
 _EACH = {"padding", "activation", "negative_slope", "prelu_weight"}
@@ -43,23 +43,28 @@ def apply(graph: fx.Graph) -> int:
 def _run(conv: fx.Node) -> list[fx.Node]:
     """The convolutions from this one on that are a chain."""
     found: list[fx.Node] = []
-    shapes: list[tuple[int, ...]] = []
+    kernels: list[tuple[int, ...]] = []
     best = 0
     node: fx.Node | None = conv
     while node is not None and is_conv(node) and not set(node.kwargs) - (_EACH | _LAST):
         place = geometry(node)
-        if place is None or (found and node.args[0] is not found[-1]):
+        if place is None or (found and node.args[0] is not found[-1]) or _is_vector(node):
             break
         if found and node.all_input_nodes.count(found[-1]) != 1:
             break
         found.append(node)
-        shapes.append(place.shape)
-        if cpu_chain.is_thin(shapes):
+        kernels.append(place.shape)
+        if cpu_chain.is_thin(kernels):
             best = len(found)
         if set(node.kwargs) & _LAST or len(found) == cpu_chain.MOST_LAYERS:
             break
         node = sole_user(node)
     return found[: max(best, 1)] if found else [conv]
+
+
+def _is_vector(conv: fx.Node) -> bool:
+    """Whether the picture always was one pixel: a mean of another, as channel attention has it."""
+    return all(shape[2] * shape[3] == 1 for shape in shapes(conv) or ())
 
 
 def _layer(conv: fx.Node) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def two(a, b, forward=lambda m, x: m.a(x) + m.b(x), **more):
 
 
 @pytest.mark.parametrize(
-    "a, b",
+    ("a", "b"),
     [
         (nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=2, dilation=2)),
         (nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)),
@@ -194,5 +194,6 @@ def test_merged_kernels_are_rounded_once():
     found = rewritten(module, 3)
     rounded = [n for n in found.graph.nodes if getattr(n.target, "__name__", "") == "rounded"]
     assert len(rounded) == 2  # kernel and bias
-    weight = [n for n in found.graph.nodes if n.op == "call_function" and n.target is ops.conv2d][0].args[1]
-    assert weight in rounded and torch.is_tensor(module.large[0].weight)
+    weight = next(n for n in found.graph.nodes if n.op == "call_function" and n.target is ops.conv2d).args[1]
+    assert weight in rounded
+    assert torch.is_tensor(module.large[0].weight)

@@ -3,6 +3,7 @@
 """Runs of thin convolutions as one op, and what ends a run."""
 
 import pytest
+import torch
 from torch import nn
 
 from sr_kernels import ops
@@ -24,7 +25,8 @@ def test_the_last_may_have_all():
     module = Of(forward, a=nn.Conv2d(3, 8, (1, 3), padding=(0, 1)), b=nn.Conv2d(8, 12, 3, padding=1))
     found = check(shaken(module), 3, NAME, 1, ["conv2d_chain"])
     _, layers = calls(found, ops.conv2d_chain)[0].args
-    assert layers[0]["activation"] == "relu" and layers[1]["base_mode"] == "bilinear"
+    assert layers[0]["activation"] == "relu"
+    assert layers[1]["base_mode"] == "bilinear"
 
 
 def test_a_residual_of_the_runs_input():
@@ -69,10 +71,19 @@ def test_not_of_wide_layers():
     check(shaken(module), 64, NAME, 0, ["conv2d", "conv2d"], sizes=((1, 9, 12), (2, 7, 5)), gradients=False)
 
 
-@pytest.mark.parametrize("case, layers", [("espcn x3", 3), ("fsrcnn x3", 8), ("fsrcnn x4 colour", 6)])
+@pytest.mark.parametrize(("case", "layers"), [("espcn x3", 3), ("fsrcnn x3", 8), ("fsrcnn x4 colour", 6)])
 def test_networks_are_one_chain(case, layers):
     module = plain.build(case)
     channels = module.first_part[0].in_channels
     found = rewritten(module, channels)
     (node,) = calls(found, ops.conv2d_chain)
-    assert len(node.args[1]) == layers and not calls(found, ops.conv2d)
+    assert len(node.args[1]) == layers
+    assert not calls(found, ops.conv2d)
+
+
+def test_not_of_vectors():
+    def forward(m, x):
+        return x * torch.sigmoid(m.b(nn.functional.silu(m.a(x.mean((2, 3), keepdim=True)))))
+
+    module = Of(forward, a=nn.Conv2d(8, 4, 1), b=nn.Conv2d(4, 8, 1))
+    check(shaken(module), 8, NAME, 0, ["mean", "conv2d", "conv2d", "mul"])

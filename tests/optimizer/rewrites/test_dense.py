@@ -49,7 +49,8 @@ class Block(nn.Module):
 def test_alone(count, kernel):
     found = check(shaken(Block(count, kernel=kernel)), 6, NAME, 1, ["dense_block"], sizes=SIZES)
     (node,) = calls(found, ops.dense_block)
-    assert len(node.args[1]) == count and node.kwargs == {
+    assert len(node.args[1]) == count
+    assert node.kwargs == {
         "negative_slope": 0.2,
         "scale": 0.2,
         "input_scale": 1.0,
@@ -60,7 +61,8 @@ def test_the_outer_sum_is_the_last_blocks():
     module = shaken(plain.RRDB(6, 4))
     found = check(module, 6, NAME, 3, ["dense_block"] * 3, sizes=SIZES)
     last = calls(found, ops.dense_block)[-1].kwargs
-    assert last["scale"] == pytest.approx(0.04) and last["input_scale"] == pytest.approx(0.2)
+    assert last["scale"] == pytest.approx(0.04)
+    assert last["input_scale"] == pytest.approx(0.2)
     assert [weight for _, weight in last["residual"]] == [1.0]
 
 
@@ -101,10 +103,12 @@ def test_not(module):
 
 def test_not_where_a_feature_is_read_elsewhere():
     found = rewritten(shaken(Block(change="read")), 6, SIZES)
-    assert found.counts[NAME] == 0 and not calls(found, ops.dense_block)
+    assert found.counts[NAME] == 0
+    assert not calls(found, ops.dense_block)
 
 
 def test_every_block_of_a_network():
     module = plain.RRDBNet(num_feat=8, num_block=23, num_grow_ch=4)
     found = rewritten(shaken(module), 3)
-    assert found.counts[NAME] == 69 and len(calls(found, ops.dense_block)) == 69
+    assert found.counts[NAME] == 69
+    assert len(calls(found, ops.dense_block)) == 69

@@ -66,4 +66,5 @@ def test_an_output_size_is_left_to_torch():
     found = check(
         shaken(module), 4, NAME, 0, ["up", "getattr", "getitem", "mul", "getattr", "getitem", "mul"]
     )
-    assert isinstance(module.up.weight, torch.Tensor) and found
+    assert isinstance(module.up.weight, torch.Tensor)
+    assert found
