@@ -27,7 +27,7 @@ def canonicalise(graph: fx.Graph, module: nn.Module) -> None:
     """Rewrites every node that has a canonical form; the others stay. Values must have been inferred."""
     for node in list(graph.nodes):
         _one(graph, node, module)
-    graph.eliminate_dead_code()
+    graphs.prune(graph)
 
 
 def _one(graph: fx.Graph, node: fx.Node, module: nn.Module) -> None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_leaves
 
 from sr_kernels.optimizer.samples import Sample
@@ -171,6 +172,15 @@ def replace(
     return new
 
 
+def prune(graph: fx.Graph) -> None:
+    """Erases what nobody reads; calls of modules, which may do more than to return something, stay."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op in ("get_attr", "call_function", "call_method"):
+            changes = node.op == "call_method" and str(node.target).endswith("_")
+            if not changes and not node.is_impure():
+                graph.erase_node(node)
+
+
 def insert(graph: fx.Graph, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
     """A new call before a node, its values inferred from those of its arguments where these are known."""
     with graph.inserting_before(before):
@@ -223,3 +233,36 @@ def constant(node: Any) -> bool:
     if known is None:
         known = bool(node.all_input_nodes) and all(constant(n) for n in node.all_input_nodes)
     return known
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Stands for a node in a packed graph."""
+
+    name: str
+
+
+def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """A graph as a list that pickle writes whatever the graph's length."""
+    return [
+        (
+            node.op,
+            node.name,
+            node.target,
+            *map_arg((node.args, dict(node.kwargs)), lambda n: _Named(n.name)),
+            node.meta.get("path", ""),
+        )
+        for node in graph.nodes
+    ]
+
+
+def unpacked(nodes: Sequence[tuple[Any, ...]]) -> fx.Graph:
+    """The graph that `packed` was given."""
+    graph, made = fx.Graph(), {}
+    for op, name, target, args, kwargs, path in nodes:
+        args, kwargs = map_aggregate(
+            (args, kwargs), lambda x: made[x.name] if isinstance(x, _Named) else x
+        )  # type: ignore[misc]
+        made[name] = graph.create_node(op, target, args, kwargs, name)
+        made[name].meta["path"] = path
+    return graph
