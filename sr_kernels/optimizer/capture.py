@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_unflatten
 
 from sr_kernels import ops
 from sr_kernels.nn.conv import is_hooked
@@ -123,6 +124,10 @@ def _drop_fixed(graph: fx.Graph, module: nn.Module, fixed: dict[str, Any]) -> No
                 graph.erase_node(check)
             graph.erase_node(user)
         graph.erase_node(node)
+    spec = getattr(getattr(graph._codegen, "pytree_info", None), "out_spec", None)
+    if spec is not None:  # with a tuple among them the result has been flattened
+        output = next(iter(reversed(graph.nodes)))
+        output.args = (tree_unflatten(list(output.args[0]), spec),)
     graph.set_codegen(fx.graph.CodeGen())
 
 

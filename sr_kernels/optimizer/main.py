@@ -144,8 +144,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     numbers that they draw, are taken back."""
     if any(isinstance(t, UninitializedTensorMixin) for t in (*model.parameters(), *model.buffers())):
         raise ValueError("its parameters have no size yet; call it once, then optimize it")
-    kept = [(t, t.detach().clone()) for t in model.buffers() if not t.is_meta]
-    devices = sorted({t.device.index or 0 for t in (*model.parameters(), *model.buffers()) if t.is_cuda})
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
+    kept = [(t, t.detach().clone()) for t in tensors]
+    devices = sorted({t.device.index or 0 for t in tensors if t.is_cuda})
     with (
         torch.random.fork_rng(devices=devices),
         torch.inference_mode(False),

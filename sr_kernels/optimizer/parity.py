@@ -58,9 +58,7 @@ class Reference:
             self.eager = [outputs(sample, module) for sample in self.samples]
             self.random = not all(map(_same, outputs(self.samples[0], module, seed=1), self.eager[0]))
             self.exact = self._exact(module, samples)
-            self.near = [
-                [] if i < len(self.exact) else self._near(i, module) for i in range(len(self.samples))
-            ]
+            self.near = [[] if self.exact else self._near(i, module) for i in range(len(self.samples))]
             if config.get_precision() == "medium":
                 self._lower(module)
         self.known = self._known()
@@ -99,13 +97,11 @@ class Reference:
         """Under "medium" eager's error is that in bfloat16."""
         try:
             lower = copy.deepcopy(module).bfloat16()
-            self.eager = [
-                [
-                    y.to(was.dtype)
-                    for y, was in zip(outputs(sample.to(torch.bfloat16), lower), eager, strict=True)
-                ]
-                for sample, eager in zip(self.samples, self.eager, strict=True)
-            ]
+            found = [outputs(sample.to(torch.bfloat16), lower) for sample in self.samples]
+            for lowered, eager in zip(found, self.eager, strict=True):
+                lowered[:] = [y.to(was.dtype) for y, was in zip(lowered, eager, strict=True)]
+                lowered.form = eager.form
+            self.eager = found
         except Exception:  # the error of the module's own dtype is the stricter one
             return
 
@@ -136,8 +132,11 @@ class Reference:
                         worst = found
         return worst or Parity(0.0, 0.0, 0.0, bool(self.exact), True, "")
 
-    def _one(self, i: int, ours: Sequence[Tensor]) -> Iterator[Parity]:
+    def _one(self, i: int, ours: Outputs) -> Iterator[Parity]:
         eager = self.eager[i]
+        if ours.form != eager.form:
+            yield _wrong("the result stands in another structure, or what is no tensor in it differs")
+            return
         if [(y.shape, y.dtype) for y in ours] != [(y.shape, y.dtype) for y in eager]:
             yield _wrong("shapes or dtypes of the results differ")
             return
@@ -152,7 +151,7 @@ class Reference:
                 truth = self.exact[i][k].double()
                 yield _compared(y, [e.double() - truth], truth, multiple)
             else:
-                near = [other[k].double() - e.double() for other in self.near[i]]
+                near = [y[k].double() - e.double() for y in self.near[i] if y[k].shape == e.shape]
                 known = self.known[k] if k < len(self.known) else {}
                 more = multiple + 1 if known else multiple * _GUESSED
                 yield _compared(y, near, e.double(), more, known, exact=False)
@@ -203,14 +202,22 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(torch.all((a == b) | ((a != a) & (b != b))))
 
 
-def outputs(sample: Sample, module: nn.Module, seed: int = 0) -> list[Tensor]:
+class Outputs(list[Tensor]):
+    """Tensors, and what they stood in."""
+
+    form: Any = None
+
+
+def outputs(sample: Sample, module: nn.Module, seed: int = 0) -> Outputs:
     """The tensors that a call returns and those that it was given, as it has left them; random numbers are
     the same in every call."""
     copied = sample.to_copy()
     with seeded(seed, sample):
         result = copied.run(module)
-    leaves = tree_flatten((result, copied.args, copied.kwargs))[0]
-    return [y.detach() for y in leaves if isinstance(y, Tensor)]
+    leaves, spec = tree_flatten((result, copied.args, copied.kwargs))
+    found = Outputs(y.detach() for y in leaves if isinstance(y, Tensor))
+    found.form = spec, [(type(y), y if isinstance(y, (int, str)) else None) for y in leaves]
+    return found
 
 
 @contextmanager

@@ -22,7 +22,8 @@ _SIZES = (
 )
 
 _LARGE = 128  # pixels of a side of the picture that times are taken on
-_LONGEST = 0.8  # seconds that it may take
+_LONGEST = 0.5  # seconds that it may take
+_NOISE = 0.02  # seconds that say nothing of how time grows
 
 
 class Sample:
@@ -118,15 +119,16 @@ def larger(module: nn.Module, sample: Sample) -> Sample:
     """A sample of pictures of the size that a tile has, or as near to it as takes no longer than a time."""
     sides = [x.shape[-2:] for x in sample.tensors() if x.dim() == 4]
     found, side = sample, max((max(s) for s in sides), default=_LARGE)
-    taken = _seconds(module, sample)
-    while side < _LARGE and 4 * taken < _LONGEST:
+    taken, growth = _seconds(module, sample), 4.0
+    # attention over the whole picture takes 16 times as long, and as much memory, for a side twice as long
+    while side < _LARGE and max(4.0, growth) * taken < _LONGEST and (growth < 8.0 or taken < _NOISE):
         side = min(2 * side, _LARGE)
         grown = _square(sample, side)
         try:
-            taken = _seconds(module, grown)
+            before, taken = taken, _seconds(module, grown)
         except Exception:  # a model of one size
             break
-        found = grown
+        found, growth = grown, taken / before
     return found
 
 
