@@ -244,25 +244,23 @@ class _Named:
 
 def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:
     """A graph as a list that pickle writes whatever the graph's length."""
+    named: Any = lambda node: _Named(node.name)  # noqa: E731
     return [
-        (
-            node.op,
-            node.name,
-            node.target,
-            *map_arg((node.args, dict(node.kwargs)), lambda n: _Named(n.name)),
-            node.meta.get("path", ""),
-        )
-        for node in graph.nodes
+        (n.op, n.name, n.target, *map_arg((n.args, dict(n.kwargs)), named), n.meta.get("path", ""))
+        for n in graph.nodes
     ]
 
 
 def unpacked(nodes: Sequence[tuple[Any, ...]]) -> fx.Graph:
     """The graph that `packed` was given."""
-    graph, made = fx.Graph(), {}
+    graph = fx.Graph()
+    made: dict[str, fx.Node] = {}
+
+    def find(value: Any) -> Any:
+        return made[value.name] if isinstance(value, _Named) else value
+
     for op, name, target, args, kwargs, path in nodes:
-        args, kwargs = map_aggregate(
-            (args, kwargs), lambda x: made[x.name] if isinstance(x, _Named) else x
-        )  # type: ignore[misc]
+        args, kwargs = map_aggregate((args, kwargs), find)
         made[name] = graph.create_node(op, target, args, kwargs, name)
         made[name].meta["path"] = path
     return graph

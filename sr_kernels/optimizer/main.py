@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from sr_kernels import config
 from sr_kernels.backends import registry
@@ -35,8 +35,8 @@ def optimize(
     """A module that computes what `model` computes, faster: `fast = optimize(model)`.
 
     The largest parts of the model that can be written down as graphs run by fused kernels, the rest as
-    before. The outcome is compared with the model at once, on pictures of three sizes and in float64; a rewrite
-    that is off by more than the precision in force allows is undone, and what is not faster is left alone.
+    before. The outcome is compared with the model at once, on pictures of three sizes and in float64; a
+    rewrite that is off by more than the precision in force allows is undone, what is not faster left alone.
     `print(fast.report())` tells all that. A module that nothing can be done for comes back as it is.
 
     Args:
@@ -60,7 +60,8 @@ def optimize(
     given = None if example_inputs is None else samples.given(example_inputs)
     model = _unwrapped(model)
     report = Report(type(model).__name__)
-    subject, regions, dtype = model, {}, dtype if _differs(model, dtype) else None
+    subject = model
+    regions: dict[str, Region] = {}
     try:
         with (
             _untouched(model),
@@ -118,12 +119,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _differs(model: nn.Module, dtype: torch.dtype | None) -> bool:
-    """Whether a module has anything to convert to dtype."""
-    tensors = (*model.parameters(), *model.buffers())
-    return dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in tensors)
-
-
 def _settings(model: Any, dtype: Any, backend: Any, precision: Any) -> Settings:
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model is {type(model).__name__}; give a torch.nn.Module")
@@ -142,7 +137,7 @@ def _settings(model: Any, dtype: Any, backend: Any, precision: Any) -> Settings:
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Whatever the caller has switched on is off within; what runs of the model leave in it, and the random
     numbers that they draw, are taken back."""
-    if any(isinstance(t, UninitializedTensorMixin) for t in (*model.parameters(), *model.buffers())):
+    if any(is_lazy(t) for t in (*model.parameters(), *model.buffers())):
         raise ValueError("its parameters have no size yet; call it once, then optimize it")
     tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
     kept = [(t, t.detach().clone()) for t in tensors]

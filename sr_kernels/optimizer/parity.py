@@ -63,10 +63,10 @@ class Reference:
                 self._lower(module)
         self.known = self._known()
 
-    def _exact(self, module: nn.Module, samples: Sequence[Sample]) -> list[list[Tensor]]:
+    def _exact(self, module: nn.Module, samples: Sequence[Sample]) -> list[Outputs]:
         """Outputs in float64, of the first samples; none where it does not run in it, is in it already, or
         draws random numbers."""
-        found: list[list[Tensor]] = []
+        found: list[Outputs] = []
         if any(y.dtype == torch.float64 for y in self.eager[0]) or self.random:
             return found
         try:
@@ -82,7 +82,7 @@ class Reference:
             return []
         return found
 
-    def _near(self, i: int, module: nn.Module) -> list[list[Tensor]]:
+    def _near(self, i: int, module: nn.Module) -> list[Outputs]:
         """What eager gives by other ways of computing the same: another memory format, an input that is off
         by half a rounding. Random numbers follow the order of memory."""
         found = []

@@ -258,9 +258,7 @@ class Region:
     def _warn(self, module: nn.Module, text: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{type(module).__name__}: the optimised form {text}", RuntimeWarning, stacklevel=4
-            )
+            warnings.warn(f"{type(module).__name__}: the optimised form {text}", RuntimeWarning, stacklevel=4)
 
     def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
         """The placeholders' values; None for a call that the graph was not made for."""

@@ -40,9 +40,7 @@ class Timing:
         return min(self.eager, self.eager_channels_last) / self.ours
 
 
-def kept(
-    model: nn.Module, regions: dict[str, Region], sample: Sample, report: Report
-) -> dict[str, Region]:
+def kept(model: nn.Module, regions: dict[str, Region], sample: Sample, report: Report) -> dict[str, Region]:
     """The regions, or none where they take more time than the module itself; the report is told."""
     fast = assembled(model, regions)
     report.time = _measured(model, fast, sample)

@@ -82,5 +82,3 @@ def assert_ours(fast, *args, **kwargs):
 
 def assert_original_runs(fast, *args, **kwargs):
     assert not kernels_of(fast, *args, **kwargs), "a kernel of the library ran"
-
-

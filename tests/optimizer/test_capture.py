@@ -16,7 +16,7 @@ from torch import nn
 
 from sr_kernels import optimize
 from sr_kernels.optimizer.capture import capture
-from tests.optimizer.networks import Body, assert_ours, assert_original_runs, conv, net, picture
+from tests.optimizer.networks import Body, assert_original_runs, assert_ours, conv, net, picture
 
 
 def no_work(*args, **kwargs):

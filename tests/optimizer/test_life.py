@@ -352,7 +352,9 @@ def test_compiled_with_parts_inside():
 def test_exported(make):
     model = make().eval()
     n, h, w = torch.export.Dim("n"), torch.export.Dim("h", min=4), torch.export.Dim("w", min=4)
-    program = torch.export.export(optimize(model), (picture(2, 3, 9, 8),), dynamic_shapes=({0: n, 2: h, 3: w},))
+    program = torch.export.export(
+        optimize(model), (picture(2, 3, 9, 8),), dynamic_shapes=({0: n, 2: h, 3: w},)
+    )
     assert {"sr_kernels"} <= {str(node.target).split(".")[0] for node in program.graph.nodes}
     assert_same(program.module(), model, picture(1, 3, 14, 11))
 
@@ -605,7 +607,12 @@ def test_keywords_and_defaults():
     assert_ours(fast, x, 1.0)
     assert_ours(fast, x, scale=1.0, add=None, sides=(1, 1))
     assert_same(fast, model, x)
-    for args, kwargs in (((x, 2.0), {}), ((x,), {"scale": 3.0}), ((x,), {"add": x}), ((x,), {"sides": (2, 2)})):
+    for args, kwargs in (
+        ((x, 2.0), {}),
+        ((x,), {"scale": 3.0}),
+        ((x,), {"add": x}),
+        ((x,), {"sides": (2, 2)}),
+    ):
         assert torch.equal(fast(*args, **kwargs), model(*args, **kwargs))
     for args, kwargs in (((), {"scale": 1.0}), ((x,), {"other": 1}), ((x, 1.0, None), {})):
         with pytest.raises(TypeError) as theirs:

@@ -54,7 +54,7 @@ def test_of_nothing():
 def test_every_line():
     report = Report("Some")
     report.regions, report.fused = [("a", 10, 4)], {"conv + activation": 4}
-    report.left = {name: "it was not called" for name in "bcdef"} | {"": "it branches"}
+    report.left = dict.fromkeys("bcdef", "it was not called") | {"": "it branches"}
     report.undone = {"a rule": "largest error 1.0e-01"}
     report.parity = Parity(1e-6, 2e-6, 8e-6, False, True, "")
     report.time = Timing((1, 3, 8, 8), 4.0, 3.0, 1.5, False)
