@@ -22,7 +22,6 @@ ROOMS = {
     "backends": {*CORE, "_C", "_cuda"},
     "ops": {*CORE, "backends"},
     "nn": {*CORE, "backends", "ops"},
-    "optimizer": {*CORE, "backends", "ops", "nn"},
     "models": {*CORE, "backends", "ops", "nn", "weights"},
     "optimizer": {*CORE, "_C", "backends", "ops", "nn"},
     "image": set(),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_unflatten
 
 from sr_kernels import ops
 from sr_kernels.backends.base import memory_format_of, with_format
@@ -46,19 +47,20 @@ def capture(module: nn.Module) -> Capture:
     """The largest parts of a module, in eval mode, that have a graph. The module is left as it was."""
     reason = _obstacle(module)
     if reason:
-        return Capture(None, reason, inner=_children(module))
+        return Capture(None, reason, inner=inside(module))
     tracer = _Tracer()
-    fixed = _defaults(module)
     try:
-        with _unchanged(module) as changes:
+        fixed = _defaults(module)
+        with unchanged(module) as changes:
             graph = tracer.trace(module, concrete_args=dict(fixed))
         if changes:
             raise _NoGraph(f"its forward changes {changes[0]}")
         graph.owning_module = None
-        fixed = {name: value for name, value in fixed.items() if _drop_placeholder(graph, name)}
+        _drop_fixed(graph, module, fixed)
+        _check_placeholders(graph)
         _check_output(graph)
     except Exception as error:
-        return Capture(None, _text(error), inner=_children(module))
+        return Capture(None, _text(error), inner=inside(module))
     inner = {}
     for path, why in tracer.opaque.items():
         found = capture(module.get_submodule(path))
@@ -66,12 +68,12 @@ def capture(module: nn.Module) -> Capture:
     return Capture(graph, fixed=fixed, inner=inner)
 
 
-def _children(module: nn.Module) -> dict[str, Capture]:
+def inside(module: nn.Module) -> dict[str, Capture]:
     """Captures of the modules inside one that stays as it is; lists and the like are looked through."""
     found: dict[str, Capture] = {}
     for name, child in module.named_children():
         if _is_container(child):
-            found |= {f"{name}.{path}": inner for path, inner in _children(child).items()}
+            found |= {f"{name}.{path}": inner for path, inner in inside(child).items()}
         elif not _is_torchs(child) or type(child) is nn.Conv2d:
             inner = capture(child)
             if inner.graph is not None or inner.inner:
@@ -111,19 +113,33 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _drop_placeholder(graph: fx.Graph, name: str) -> bool:
-    """Erases the placeholder of a fixed argument with torch.fx's checks of it; whether it was there."""
-    for node in graph.nodes:
+def _drop_fixed(graph: fx.Graph, module: nn.Module, fixed: dict[str, Any]) -> None:
+    """Erases the placeholders of fixed arguments (name_1, name_2 ..., one for each item of a tuple) with
+    torch.fx's checks of them."""
+    taken = inspect.signature(type(module).forward).parameters
+    for node in list(graph.nodes):
         target = str(node.target)
-        if node.op != "placeholder" or target.removesuffix("_1") != name:
+        if node.op != "placeholder" or target in taken or target.rpartition("_")[0] not in fixed:
             continue
         for user in list(node.users):
             for check in list(user.users):
                 graph.erase_node(check)
             graph.erase_node(user)
         graph.erase_node(node)
-        return True
-    return False
+    spec = getattr(getattr(graph._codegen, "pytree_info", None), "out_spec", None)
+    if spec is not None:  # with a tuple among them the result has been flattened
+        output = next(iter(reversed(graph.nodes)))
+        output.args = (tree_unflatten(list(output.args[0]), spec),)
+    graph.set_codegen(fx.graph.CodeGen())
+
+
+def _check_placeholders(graph: fx.Graph) -> None:
+    """A graph has no place for as many arguments as a call may give; where none is read it needs none."""
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and str(node.target).startswith("*"):
+            if node.users:
+                raise _NoGraph(f"its forward reads {node.target}")
+            graph.erase_node(node)
 
 
 def _check_output(graph: fx.Graph) -> None:
@@ -178,7 +194,7 @@ class _Tracer(fx.Tracer):
         known = dict(self.opaque)
         self._path.append(path)
         try:
-            with _unchanged(m) as changes:
+            with unchanged(m) as changes:
                 result = super().call_module(m, forward, args, kwargs)
             if changes:
                 raise _NoGraph(f"its forward changes {changes[0]}")
@@ -209,7 +225,7 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def _unchanged(module: nn.Module) -> Iterator[list[str]]:
+def unchanged(module: nn.Module) -> Iterator[list[str]]:
     """Puts right, afterwards, what happened to the attributes and tensors of a module and of those inside;
     gives the names of what had changed."""
     found: list[str] = []

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_leaves
 
 from sr_kernels.optimizer.samples import Sample
@@ -268,3 +269,34 @@ def is_random(node: fx.Node) -> bool:
     """Whether a node may give other values at the next call with the same arguments."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return any(word in name for word in _RANDOM)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Stands for a node in a packed graph."""
+
+    name: str
+
+
+def packed(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """A graph as a list that pickle writes whatever the graph's length."""
+    named: Any = lambda node: _Named(node.name)  # noqa: E731
+    return [
+        (n.op, n.name, n.target, *map_arg((n.args, dict(n.kwargs)), named), n.meta.get("path", ""))
+        for n in graph.nodes
+    ]
+
+
+def unpacked(nodes: Sequence[tuple[Any, ...]]) -> fx.Graph:
+    """The graph that `packed` was given."""
+    graph = fx.Graph()
+    made: dict[str, fx.Node] = {}
+
+    def find(value: Any) -> Any:
+        return made[value.name] if isinstance(value, _Named) else value
+
+    for op, name, target, args, kwargs, path in nodes:
+        args, kwargs = map_aggregate((args, kwargs), find)
+        made[name] = graph.create_node(op, target, args, kwargs, name)
+        made[name].meta["path"] = path
+    return graph

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sr_kernels import config
 from sr_kernels.backends import registry
 from sr_kernels.optimizer import prove, samples, timing
-from sr_kernels.optimizer.module import assembled, finished
-from sr_kernels.optimizer.region import Settings
+from sr_kernels.optimizer.capture import unchanged
+from sr_kernels.optimizer.module import Optimized, finished
+from sr_kernels.optimizer.parity import outputs
+from sr_kernels.optimizer.region import Region, Settings
 from sr_kernels.optimizer.report import Report
 from sr_kernels.optimizer.samples import Sample
 
@@ -32,14 +35,14 @@ def optimize(
     """A module that computes what `model` computes, faster: `fast = optimize(model)`.
 
     The largest parts of the model that can be written down as graphs run by fused kernels, the rest as
-    before. The outcome is compared with the model at once, on two pictures and in float64; a rewrite that is
-    off by more than the precision in force allows is undone, and what is not faster is left alone.
-    `print(fast.report())` tells all that.
+    before. The outcome is compared with the model at once, on pictures of three sizes and in float64; a
+    rewrite that is off by more than the precision in force allows is undone, what is not faster left alone.
+    `print(fast.report())` tells all that. A module that nothing can be done for comes back as it is.
 
     Args:
         model: any module, in eval mode. It stays as it is; its parameters are shared.
-        example_inputs: arguments of forward: a tensor, a tuple, or a list of such for several calls; by
-            default two pictures are made up. Sizes need not be those used later.
+        example_inputs: arguments of forward: a tensor, a tuple, a dict by name, or a list of such for several
+            calls; by default pictures are made up. Sizes need not be those used later.
         dtype: torch.bfloat16 or torch.float16 to compute in: a copy of the model is converted, whose inputs
             and results keep the dtype that they come with.
         backend: a backend's name, explicit; by default the first able one runs each layer.
@@ -54,25 +57,66 @@ def optimize(
         ValueError: an unknown backend or precision.
     """
     settings = _settings(model, dtype, backend, precision)
+    given = None if example_inputs is None else samples.given(example_inputs)
+    model = _unwrapped(model)
     report = Report(type(model).__name__)
-    subject = model if dtype is None else copy.deepcopy(model).to(dtype)
-    with (
-        _evaluating(subject),
-        config.precision(precision),
-        registry.use_backend(registry.chosen(backend or "")),
-    ):
-        tried, why = _samples(subject, example_inputs, dtype)
-        if tried:
-            regions = prove.regions(subject, tried, settings, report)
-            if regions:
-                regions = timing.kept(subject, regions, tried, report, made_up=example_inputs is None)
-        else:
-            regions = {}
-            report.notes.append(why)
+    subject = model
+    regions: dict[str, Region] = {}
+    try:
+        with (
+            _untouched(model),
+            _evaluating(model),
+            config.precision(precision),
+            registry.use_backend(registry.chosen(backend or "")),
+        ):
+            subject, regions, dtype = _optimised(model, given, dtype, settings, report)
+    except Exception as error:  # whatever a module may do: it runs as it did
+        report.notes.append(f"it could not be optimised ({type(error).__name__}: {error})")
+        dtype = None
     if model.training:
         report.notes.append("it is in training mode: the original's forward runs until eval() is called")
     report.tell(regions)
-    return finished(assembled(subject, regions), model, report, dtype)
+    for m, was in zip(subject.modules(), model.modules(), strict=False):
+        m.training = was.training
+    return finished(subject, regions, model, report, dtype)
+
+
+def _optimised(
+    model: nn.Module,
+    given: list[Sample] | None,
+    dtype: torch.dtype | None,
+    settings: Settings,
+    report: Report,
+) -> tuple[nn.Module, dict[str, Region], torch.dtype | None]:
+    """The module that is to run, its regions, and the dtype that inputs are converted to."""
+    if isinstance(model, torch.jit.ScriptModule):
+        report.notes.append("it is a compiled TorchScript module; optimize the module that it was made of")
+        return model, {}, None
+    tried, why = (given, "") if given is not None else samples.guessed(model)
+    subject = model if dtype is None else copy.deepcopy(model).to(dtype)
+    if dtype is not None and tried:
+        converted = [sample.to(dtype) for sample in tried]
+        try:
+            outputs(converted[0], subject)
+            tried = converted
+        except Exception as error:
+            report.notes.append(f"it does not run in {dtype} ({error}); nothing is converted")
+            subject, dtype = model, None
+    if not tried:
+        report.notes.append(why)
+        return subject, {}, dtype
+    large = tried[0] if given is not None else samples.larger(subject, tried[0])
+    regions = prove.regions(subject, tried, [large] if large is not tried[0] else [], settings, report)
+    if regions:
+        regions = timing.kept(subject, regions, large, report)
+    return subject, regions, dtype
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module itself, where an optimised one is given."""
+    if isinstance(model, Optimized) and model._sr_original is not None:
+        return model._sr_original
+    return model
 
 
 def _settings(model: Any, dtype: Any, backend: Any, precision: Any) -> Settings:
@@ -90,6 +134,29 @@ def _settings(model: Any, dtype: Any, backend: Any, precision: Any) -> Settings:
 
 
 @contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever the caller has switched on is off within; what runs of the model leave in it, and the random
+    numbers that they draw, are taken back."""
+    if any(is_lazy(t) for t in (*model.parameters(), *model.buffers())):
+        raise ValueError("its parameters have no size yet; call it once, then optimize it")
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
+    kept = [(t, t.detach().clone()) for t in tensors]
+    devices = sorted({t.device.index or 0 for t in tensors if t.is_cuda})
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False) if devices else nullcontext(),
+        unchanged(model),
+    ):
+        yield
+    for t, before in kept:
+        if not torch.equal(t, before):
+            with torch.inference_mode() if t.is_inference() else torch.no_grad():
+                t.copy_(before)
+
+
+@contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """In eval mode within, every module in its own mode afterwards."""
     flags = [(m, m.training) for m in model.modules()]
@@ -100,10 +167,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for m, flag in flags:
             m.training = flag
-
-
-def _samples(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None) -> tuple[list[Sample], str]:
-    if example_inputs is None:
-        return samples.guessed(model)
-    found = samples.given(example_inputs)
-    return [sample.to(dtype) for sample in found] if dtype is not None else found, ""

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sr_kernels.optimizer.region import Region
 
@@ -29,65 +31,73 @@ class Optimized(nn.Module):
     _sr_report: Report | None
     _sr_original: nn.Module | None
     _sr_dtype: torch.dtype | None
+    _sr_forward: Any  # the original's, where it is an attribute of its own
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def _sr_run(self, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """forward: the original's, for calls outside a region's reach."""
         region, dtype = self._sr_region, self._sr_dtype
+        if self._sr_forward is not None:
+            forward = self._sr_forward
         if dtype is None:
-            return (
-                super().forward(*args, **kwargs)
-                if region is None
-                else region.run(self, super().forward, args, kwargs)
-            )
-        asked = next((x.dtype for x in args if isinstance(x, Tensor) and x.is_floating_point()), dtype)
+            return forward(*args, **kwargs) if region is None else region.run(self, forward, args, kwargs)
+        asked = next((x.dtype for x in tree_leaves((args, kwargs)) if _is_floating(x)), dtype)
         args, kwargs = tree_map(lambda x: _cast(x, dtype), (args, kwargs))
-        result = (
-            super().forward(*args, **kwargs)
-            if region is None
-            else region.run(self, super().forward, args, kwargs)
-        )
+        result = forward(*args, **kwargs) if region is None else region.run(self, forward, args, kwargs)
         return tree_map(lambda x: _cast(x, asked), result)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced: Any = super().__reduce_ex__(protocol)
+        if len(reduced) > 1 and reduced[1] and reduced[1][0] is type(self):
+            return _new, (self._sr_kind, isinstance(self, Outermost)), *reduced[2:]
+        return reduced
+
+
+class Outermost(Optimized):
+    """What optimize returns; its two names stand back behind those of the original's class."""
 
     def report(self) -> Report:
         """What was fused, what was not and why, parity and time, as measured when it was optimised."""
-        if self._sr_report is None:
-            raise AttributeError(
-                "a module inside an optimised one has no report of its own; ask the outermost one"
-            )
+        assert self._sr_report is not None
         return self._sr_report
 
     @property
     def original(self) -> nn.Module:
         """The module that was optimised."""
-        if self._sr_original is None:
-            raise AttributeError(
-                "a module inside an optimised one has no original of its own; ask the outermost one"
-            )
+        assert self._sr_original is not None
         return self._sr_original
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        reduced: Any = super().__reduce_ex__(protocol)
-        if len(reduced) > 1 and reduced[1] and reduced[1][0] is type(self):
-            return _new, (self._sr_kind,), *reduced[2:]
-        return reduced
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:
-    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+    return x.to(dtype) if _is_floating(x) else x
 
 
-_derived: dict[type[nn.Module], type[nn.Module]] = {}
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def derived(kind: type[nn.Module]) -> type[nn.Module]:
+_derived: dict[tuple[type[nn.Module], bool], type[nn.Module]] = {}
+
+
+def derived(kind: type[nn.Module], outermost: bool = False) -> type[nn.Module]:
     """The class of optimised modules of that class."""
-    if kind not in _derived:
-        members = {"__module__": kind.__module__, "__doc__": kind.__doc__, "_sr_kind": kind}
-        _derived[kind] = type(f"Optimized{kind.__name__}", (Optimized, kind), members)
-    return _derived[kind]
+    key = kind, outermost
+    if key not in _derived:
+
+        @functools.wraps(kind.forward)
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._sr_run(super(made, self).forward, args, kwargs)
+
+        made: Any = type(
+            f"Optimized{kind.__name__}",
+            (Outermost if outermost else Optimized, kind),
+            {"__module__": kind.__module__, "__doc__": kind.__doc__, "_sr_kind": kind, "forward": forward},
+        )
+        _derived[key] = made
+    return _derived[key]
 
 
-def _new(kind: type[nn.Module]) -> nn.Module:
-    made = derived(kind)
+def _new(kind: type[nn.Module], outermost: bool) -> nn.Module:
+    made = derived(kind, outermost)
     return made.__new__(made)
 
 
@@ -99,10 +109,10 @@ def _shallow(module: nn.Module) -> nn.Module:
     return twin
 
 
-def assembled(module: nn.Module, regions: Mapping[str, Region]) -> nn.Module:
+def assembled(module: nn.Module, regions: Mapping[str, Region], *, outermost: bool = False) -> nn.Module:
     """A copy of module in which the modules at these dotted paths run as regions; "" is the module itself.
 
-    A module that stands in several places stands in them still.
+    A module that stands in several places stands in them still. outermost: with what `finished` needs.
     """
     twins: dict[int, nn.Module] = {}
     chosen = {id(module.get_submodule(path)): region for path, region in regions.items()}
@@ -114,25 +124,61 @@ def assembled(module: nn.Module, regions: Mapping[str, Region]) -> nn.Module:
             above[id(m)] = id(m) in chosen or any(touched(child) for child in m.children())
         return above[id(m)]
 
-    def twin_of(m: nn.Module, outermost: bool = False) -> nn.Module:
-        if not outermost and not touched(m):
+    def twin_of(m: nn.Module) -> nn.Module:
+        if m is not module and not touched(m):
             return m
         if id(m) in twins:
             return twins[id(m)]
         twin = twins[id(m)] = _shallow(m)
         region = chosen.get(id(m))
-        if region is not None or outermost:
-            twin.__class__ = derived(type(m))
-            twin.__dict__.update(_sr_region=region, _sr_report=None, _sr_original=None, _sr_dtype=None)
+        if region is not None or m is module:
+            # names that the module itself uses stay its own
+            named = any(hasattr(m, name) for name in ("report", "original"))
+            twin.__class__ = derived(type(m), outermost and m is module and not named)
+            twin.__dict__.update(
+                _sr_region=region, _sr_report=None, _sr_original=None, _sr_dtype=None, _sr_forward=None
+            )
         twin._modules.update(
             {name: None if child is None else twin_of(child) for name, child in m._modules.items()}
         )
         return twin
 
-    return twin_of(module, outermost=True)
+    return twin_of(module)
 
 
-def finished(fast: nn.Module, original: nn.Module, report: Report, dtype: torch.dtype | None) -> nn.Module:
-    """fast, which knows what it was made of and with what result."""
+def finished(
+    subject: nn.Module,
+    regions: Mapping[str, Region],
+    original: nn.Module,
+    report: Report,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    """The module that optimize returns: subject with its regions, which knows what it was made of."""
+    try:
+        # regions that remember nothing of the modules that they were tried in
+        fast = assembled(subject, copy.deepcopy(dict(regions)), outermost=True)
+    except Exception as error:  # a class that none can be derived from
+        report.regions, report.fused = [], {}
+        report.notes.append(f"it runs as it is: no class can be derived from its own ({error})")
+        return _labelled(original, report)
     fast.__dict__.update(_sr_original=original, _sr_report=report, _sr_dtype=dtype)
+    if dtype is not None and "forward" in vars(fast):
+        fast.__dict__["_sr_forward"] = vars(fast).pop("forward")
     return fast
+
+
+def _labelled(original: nn.Module, report: Report) -> nn.Module:
+    """A copy of a module of any class, which tells what became of it."""
+    twin: nn.Module = copy.copy(original)
+    twin.__dict__.update(report=_Teller(report), original=original)
+    return twin
+
+
+class _Teller:
+    """The method `report` of a module whose class is not ours; one that pickle writes."""
+
+    def __init__(self, report: Report) -> None:
+        self.found = report
+
+    def __call__(self) -> Report:
+        return self.found

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
 from sr_kernels import config
 from sr_kernels.optimizer import graphs, samples
-from sr_kernels.optimizer.capture import Capture, capture
+from sr_kernels.optimizer.capture import Capture, capture, inside
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.parity import Parity, Reference
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
@@ -20,29 +20,103 @@ from sr_kernels.optimizer.samples import Sample
 
 
 def regions(
-    model: nn.Module, tried: Sequence[Sample], settings: Settings, report: Report
+    model: nn.Module, tried: Sequence[Sample], large: Sequence[Sample], settings: Settings, report: Report
 ) -> dict[str, Region]:
-    """By dotted path, every part that runs by kernels of the library and computes the same."""
+    """By dotted path, every part that runs by kernels of the library and computes the same.
+
+    tried: samples that are held against float64; large: such that are held against the model alone.
+    """
     captured = capture(model)
     report.left.update(_left(captured))
-    parts = dict(captured.regions())
-    inside = [path for path in parts if path]
-    calls = samples.seen_inside(model, inside, tried) if inside else {}
-    calls[""] = list(tried)
-    found = {}
-    for path, part in parts.items():
-        region = _region(model.get_submodule(path), part, calls[path], settings, report, path)
-        if region is not None:
-            found[path] = region
-    if found:
-        reference = Reference(model, tried)
+    proof = _Proof(model, tried, settings, report)
+    found = proof.regions(captured.regions())
+    if not found:
+        return {}
+    reference = Reference(model, tried, large)
+    report.parity = reference.compare(assembled(model, found))
+    while found and not report.parity.holds:
+        found, further = proof.mended(found)
+        if further:
+            found |= proof.regions(further)
         report.parity = reference.compare(assembled(model, found))
-        if not report.parity.holds:
-            found = _mended(model, found, parts, calls, report)
-            report.parity = reference.compare(assembled(model, found)) if found else None
-        if report.parity is not None and not report.parity.holds:
-            report.undone["all rewrites"] = report.parity.text
-            found = {}
+        if not further:
+            break
+    if found and not report.parity.holds:  # what holds part by part, and on small pictures, may still add up
+        found = {path: _strict(region) for path, region in found.items()}
+        why, report.parity = report.parity.text, reference.compare(assembled(model, found))
+        if report.parity.holds:
+            report.undone["kernels of precision high"] = f"{why}; those of highest run"
+    if not report.parity.holds:
+        report.undone["all rewrites"] = report.parity.text
+        return {}
+    return found
+
+
+class _Proof:
+    """Makes regions of a model's parts, and finds out what is wrong with one."""
+
+    def __init__(self, model: nn.Module, tried: Sequence[Sample], settings: Settings, report: Report) -> None:
+        self.model, self.tried, self.settings, self.report = model, tried, settings, report
+        self.parts: dict[str, Capture] = {}
+        self.calls: dict[str, list[Sample]] = {}
+
+    def regions(self, parts: Iterable[tuple[str, Capture]]) -> dict[str, Region]:
+        """The regions of parts; of one that cannot be one, those of the parts inside."""
+        found = {}
+        waiting = _distinct(self.model, parts, self.parts)
+        while waiting:
+            self.calls |= samples.seen_inside(self.model, list(waiting), self.tried)
+            self.parts |= waiting
+            further: list[tuple[str, Capture]] = []
+            for path, part in waiting.items():
+                module = self.model.get_submodule(path)
+                try:
+                    region = _region(module, part, self.calls[path], self.settings, whole=not path)
+                except _Left as reason:
+                    self.report.left[path] = str(reason)
+                    further += _inside(module, path) if reason.look_inside else ()
+                    continue
+                if region is not None:
+                    found[path] = region
+            waiting = _distinct(self.model, further, self.parts)
+        return found
+
+    def mended(self, found: dict[str, Region]) -> tuple[dict[str, Region], list[tuple[str, Capture]]]:
+        """The regions without what makes one differ from its module by more than is allowed, and the parts
+        inside those that go."""
+        kept = {}
+        further: list[tuple[str, Capture]] = []
+        for path, region in found.items():
+            module = self.model.get_submodule(path)
+            reference = Reference(module, self.calls[path])
+            parity = reference.compare(assembled(module, {"": region}))
+            if parity.holds:
+                kept[path] = region
+                continue
+            part, calls = self.parts[path], self.calls[path]
+            better = _without(module, part, calls, region, reference, parity, self.report, path)
+            if better is not None:
+                kept[path] = better
+            else:
+                further += _inside(module, path)
+        return kept, further
+
+
+def _inside(module: nn.Module, path: str) -> Iterator[tuple[str, Capture]]:
+    return Capture(None, inner=inside(module)).regions(path)
+
+
+def _distinct(
+    model: nn.Module, parts: Iterable[tuple[str, Capture]], known: Iterable[str] = ()
+) -> dict[str, Capture]:
+    """Those of modules that stand under none of the known paths; a module that has several paths once."""
+    seen = {id(model.get_submodule(path)) for path in known}
+    found = {}
+    for path, part in parts:
+        key = id(model.get_submodule(path))
+        if key not in seen:
+            seen.add(key)
+            found[path] = part
     return found
 
 
@@ -54,22 +128,27 @@ def _left(captured: Capture, prefix: str = "") -> dict[str, str]:
     return found
 
 
+class _Left(Exception):
+    """Why a part that has a graph stays as it is."""
+
+    def __init__(self, reason: str, look_inside: bool) -> None:
+        super().__init__(reason)
+        self.look_inside = look_inside
+
+
 def _region(
-    module: nn.Module, part: Capture, calls: Sequence[Sample], settings: Settings, report: Report, path: str
+    module: nn.Module, part: Capture, calls: Sequence[Sample], settings: Settings, whole: bool
 ) -> Region | None:
-    """The region of a part; None where no kernel of ours would run, or it has none after all."""
+    """The region of a part; None where no kernel of ours would run. Raises _Left."""
     if not calls:
-        report.left[path] = "it was not called"
-        return None
+        raise _Left("it was not called", look_inside=False)
     try:
         rewritten = _rewritten(module, part, calls)
+        return Region(rewritten, settings, part.fixed) if rewritten.is_worthwhile(whole=whole) else None
     except graphs.Refused as refusal:
-        report.left[path] = str(refusal)
-        return None
+        raise _Left(str(refusal), look_inside=True) from None
     except Exception as error:  # whatever a module may do: it runs as it did, and the report says so
-        report.left[path] = f"{type(error).__name__}: {error}"
-        return None
-    return Region(rewritten, settings, part.fixed) if rewritten.is_worthwhile(whole=not path) else None
+        raise _Left(f"{type(error).__name__}: {error}", look_inside=True) from None
 
 
 def _rewritten(
@@ -80,26 +159,9 @@ def _rewritten(
     return Rewritten(part.graph, module, inputs, disabled)
 
 
-def _mended(
-    model: nn.Module,
-    found: dict[str, Region],
-    parts: dict[str, Capture],
-    calls: dict[str, list[Sample]],
-    report: Report,
-) -> dict[str, Region]:
-    """The regions without what makes one differ from its module by more than is allowed."""
-    kept = {}
-    for path, region in found.items():
-        module = model.get_submodule(path)
-        reference = Reference(module, calls[path])
-        parity = reference.compare(assembled(module, {"": region}))
-        if parity.holds:
-            kept[path] = region
-            continue
-        better = _without(module, parts[path], calls[path], region, reference, parity, report, path)
-        if better is not None:
-            kept[path] = better
-    return kept
+def _strict(region: Region) -> Region:
+    settings = dataclasses.replace(region.settings, precision="highest")
+    return Region(region.rewritten, settings, region.fixed)
 
 
 def _without(
@@ -116,19 +178,17 @@ def _without(
     helps."""
     where = f" in {path}" if path else ""
     if (region.settings.precision or config.get_precision()) != "highest":
-        strict = Region(
-            region.rewritten, dataclasses.replace(region.settings, precision="highest"), part.fixed
-        )
+        strict = _strict(region)
         if reference.compare(assembled(module, {"": strict})).holds:
             report.undone[f"kernels of precision high{where}"] = f"{parity.text}; those of highest run"
             return strict
-    for name, count in reversed(region.rewritten.counts.items()):
-        if not count:
-            continue
-        rewritten = _rewritten(module, part, calls, frozenset({name}))
+    names = [name for name, count in reversed(region.rewritten.counts.items()) if count]
+    # each by itself, then more and more of them
+    for at_fault in [*([name] for name in names), *(names[: i + 1] for i in range(1, len(names)))]:
+        rewritten = _rewritten(module, part, calls, frozenset(at_fault))
         other = Region(rewritten, region.settings, part.fixed)
         if reference.compare(assembled(module, {"": other})).holds:
-            report.undone[f"{name}{where}"] = parity.text
+            report.undone.update({f"{name}{where}": parity.text for name in at_fault})
             return other
     report.undone[f"all rewrites{where}"] = parity.text
     return None

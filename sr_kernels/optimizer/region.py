@@ -6,6 +6,8 @@ see through, or as sessions of native programs, one for each kind of input."""
 from __future__ import annotations
 
 import copy
+import inspect
+import pickle
 import threading
 import warnings
 from collections import OrderedDict
@@ -28,6 +30,7 @@ from sr_kernels.optimizer.planning import session_for
 from sr_kernels.optimizer.reparametrised import is_spectral
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.session import Session
+from sr_kernels.optimizer.structure import Structure
 
 
 class Rewritten:
@@ -58,12 +61,28 @@ class Rewritten:
         graphs.sweep(self.graph)
         self.graph.lint()
         self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
+        self.order = _positional(type(module).forward)
         # what values must be for the graph to stand for the module
         self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
+        self.structure = Structure(module, [str(n.target) for n in self.graph.nodes if n.op == "call_module"])
         for node in self.graph.nodes:
             node.meta = {"path": node.meta.get("path", "")}
+        self._compile()
+
+    def _compile(self) -> None:
         self.function = _compiled(self.graph)
         self.constants, self.variable = _divided(self.graph)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions made of the graph are made again, and the graph itself is written as a list."""
+        left_out = ("graph", "function", "constants", "variable")
+        state = {name: value for name, value in vars(self).items() if name not in left_out}
+        return {**state, "nodes": graphs.packed(self.graph)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.graph = graphs.unpacked(vars(self).pop("nodes"))
+        self._compile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         return self
@@ -109,12 +128,15 @@ def _kind_of(value: Any) -> Hashable:
 
 
 def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
-    """The layers whose training flag the graph has taken as it found it."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    layers = {
-        str(n.target): graphs.lookup(module, str(n.target)) for n in graph.nodes if n.op == "call_module"
-    }
-    return [path for path, layer in layers.items() if isinstance(layer, kinds) or is_spectral(layer)]
+    """The layers with a spectral norm, whose hook asks for their training flag."""
+    paths = {str(n.target) for n in graph.nodes if n.op == "call_module"}
+    return [path for path in paths if is_spectral(graphs.lookup(module, path))]
+
+
+def _positional(forward: Callable[..., Any]) -> list[str]:
+    """The arguments of a forward, self apart, that may be given by position."""
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [p.name for p in inspect.signature(forward).parameters.values() if p.kind in kinds][1:]
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., Any]:
@@ -163,7 +185,9 @@ class Constants:
         tensors = [graphs.lookup(module, path) for path in self.sources]
         if any(t.is_inference() for t in tensors):
             return None
-        return tuple((id(t), t.data_ptr(), t._version, t.dtype) for t in tensors)
+        return tuple(
+            (id(t), t.data_ptr(), t._version, t.dtype, t.device, t.shape, t.stride()) for t in tensors
+        )
 
 
 @dataclass(frozen=True)
@@ -183,7 +207,7 @@ class _Kept:
 
     stamp: Hashable | None = None
     constants: tuple[Tensor, ...] = ()
-    sources: list[Tensor] = field(default_factory=list)  # held, so that no address is given out twice
+    sources: list[Any] = field(default_factory=list)  # held, so that no address or id is given out twice
 
 
 class Region:
@@ -196,7 +220,19 @@ class Region:
         self._kept = _Kept()
         self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._lock = threading.Lock()
+        self._bound: Any = None  # the modules that the structure is about
         self._warned = False
+
+    def __reduce__(self) -> Any:
+        try:
+            return _loaded, (pickle.dumps((self.rewritten, self.settings, self.fixed)),)
+        except Exception as error:
+            warnings.warn(
+                f"the optimised form cannot be pickled ({error}): what is loaded runs the original's forward",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return _loaded, (b"",)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Region:
         return Region(self.rewritten, self.settings, self.fixed)
@@ -205,8 +241,10 @@ class Region:
         self, module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The module's forward; original: the one that the graph was made of, for calls outside its reach."""
-        values = None if module.training else self._values(args, kwargs)
-        if values is None or any(graphs.lookup(module, path).training for path in self.rewritten.trained):
+        if not self._applies(module):
+            return original(*args, **kwargs)
+        values = self._values(args, kwargs)
+        if values is None:
             return original(*args, **kwargs)
         if torch.compiler.is_compiling():
             return self.rewritten.function(module, *values)
@@ -218,27 +256,53 @@ class Region:
             raise
         except Exception as error:
             result = original(*args, **kwargs)  # an error of the caller's is the original's to tell
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"{type(module).__name__}: the optimised form failed ({type(error).__name__}: {error}); "
-                    "the original ran instead, here and wherever that happens again",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
+            self._warn(
+                module,
+                f"failed ({type(error).__name__}: {error}); the original ran instead, here and wherever that "
+                "happens again",
+            )
             return result
+
+    def _applies(self, module: nn.Module) -> bool:
+        """Whether the module, its tensors apart, is still the one that the graph was made of."""
+        structure = self.rewritten.structure
+        if module.training or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            return False  # autocast gives each of eager's ops a dtype of its own
+        if torch.compiler.is_compiling():
+            paths = (*structure.trained, *self.rewritten.trained)
+            return not any(graphs.lookup(module, path).training for path in paths)
+        bound = self._bound
+        try:
+            if bound is None or is_replica(module):
+                bound = structure.bind(module)
+                self._bound = None if is_replica(module) else bound
+            altered = structure.altered(bound)
+        except AttributeError as error:
+            altered = str(error)
+        if altered:
+            self._bound = None  # what hangs there now may be of the same kind
+            self._warn(module, f"is not used: {altered} since it was optimised; the original's forward runs")
+            return False
+        if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
+            return False
+        return not any(m.training for m, _, name, fact in bound if name and fact.trained)
+
+    def _warn(self, module: nn.Module, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{type(module).__name__}: the optimised form {text}", RuntimeWarning, stacklevel=4)
 
     def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
         """The placeholders' values; None for a call that the graph was not made for."""
         names, values = self.rewritten.names, list(args)
-        if kwargs or len(values) != len(names):
-            given = dict(kwargs)
-            if len(values) > len(names):
+        if kwargs or len(args) != len(names):
+            order = self.rewritten.order[: len(args)]
+            if len(order) < len(args) or kwargs.keys() & set(order):
                 return None
-            for name in names[len(values) :]:
-                if name not in given:
-                    return None
-                values.append(given.pop(name))
+            given = {**dict(zip(order, args, strict=True)), **kwargs}
+            if any(name not in given for name in names):
+                return None
+            values = [given.pop(name) for name in names]
             if any(
                 name not in self.fixed or not _same(value, self.fixed[name]) for name, value in given.items()
             ):
@@ -248,7 +312,7 @@ class Region:
         return values
 
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
-        if torch.is_grad_enabled() and _needs_gradient(module, values):
+        if is_replica(module) or (torch.is_grad_enabled() and _needs_gradient(module, values)):
             return self.rewritten.function(module, *values)
         if is_watched() or not all(is_plain(v) for v in values if isinstance(v, Tensor)):
             return self.rewritten.function(module, *values)
@@ -287,7 +351,7 @@ class Region:
         with self._lock, torch.no_grad():
             found: tuple[Tensor, ...] = constants.make(module)
             if stamp is not None:
-                sources = [graphs.lookup(module, path) for path in constants.sources]
+                sources = [(t, t.detach()) for t in (graphs.lookup(module, p) for p in constants.sources)]
                 self._kept = _Kept(stamp, found, sources)
         return found
 
@@ -300,10 +364,19 @@ def _hashable(value: Any) -> Hashable:
     return type(value), value
 
 
+def _loaded(state: bytes) -> Region | None:
+    return Region(*pickle.loads(state)) if state else None
+
+
 def _same(value: Any, fixed: Any) -> bool:
-    if isinstance(value, Tensor) or isinstance(fixed, Tensor):
-        return value is fixed
-    return value is fixed or bool(value == fixed)
+    if value is fixed:
+        return True
+    return type(value) is type(fixed) and isinstance(value, (int, float, str, tuple)) and value == fixed
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether it is one of DataParallel's, which live for a call and whose weights are no parameters."""
+    return bool(getattr(module, "_is_replica", False))
 
 
 def _needs_gradient(module: nn.Module, values: Sequence[Any]) -> bool:

@@ -71,9 +71,9 @@ def _summary(report: Report) -> str:
         return "nothing was optimised"
     calls = sum(calls for _, calls, _ in report.regions)
     ours = sum(ours for _, _, ours in report.regions)
-    places = (
-        "as a whole" if [path for path, _, _ in report.regions] == [""] else f"in {len(report.regions)} parts"
-    )
+    paths = [path for path, _, _ in report.regions]
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    places = "as a whole" if paths == [""] else f"in parts ({', '.join(paths[:3])}{more})"
     return f"optimised {places}, {ours} of {calls} operations by fused kernels"
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ _SIZES = (
     ((1, 64, 64), (2, 72, 56)),
     ((1, 128, 128), (1, 96, 160)),
 )
+
+_LARGE = 128  # pixels of a side of the picture that times are taken on
+_LONGEST = 0.5  # seconds that it may take
+_NOISE = 0.02  # seconds that say nothing of how time grows
 
 
 class Sample:
@@ -56,7 +61,8 @@ class Sample:
 
 
 def given(example_inputs: Any) -> list[Sample]:
-    """What optimize's `example_inputs` stands for: a tensor, a tuple of arguments, or a list of such tuples.
+    """What optimize's `example_inputs` stands for: a tensor, a tuple of arguments, a dict of them by name, or
+    a list of these.
 
     Raises TypeError for anything else.
     """
@@ -64,11 +70,13 @@ def given(example_inputs: Any) -> list[Sample]:
         return [Sample((example_inputs,))]
     if isinstance(example_inputs, tuple):
         return [Sample(example_inputs)]
+    if isinstance(example_inputs, dict):
+        return [Sample((), example_inputs)]
     if isinstance(example_inputs, list) and example_inputs:
         return [sample for item in example_inputs for sample in given(item)]
     raise TypeError(
         f"example_inputs is {type(example_inputs).__name__}; give a tensor, a tuple of forward's arguments, "
-        "or a list of such tuples"
+        "a dict of such by name, or a list of these"
     )
 
 
@@ -80,24 +88,24 @@ def guessed(module: nn.Module) -> tuple[list[Sample], str]:
         for p in parameters
         if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
-    if len(needed) != 1:
+    if len(needed) != 1 and not (not needed and any(p.kind is p.VAR_POSITIONAL for p in parameters)):
         return [], f"forward takes {len(needed)} arguments; give example_inputs"
     like = next((p for p in module.parameters() if p.is_floating_point()), None)
     if like is not None and like.is_meta:
         return [], "its parameters are on the meta device"
     dtype = torch.get_default_dtype() if like is None else like.dtype
     device = torch.device("cpu") if like is None else like.device
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     error: Exception | None = None
     for sizes in _SIZES:
         for channels in _channels(module):
             samples = []
             for n, h, w in sizes:
-                x = torch.rand((n, channels, h, w), generator=generator).to(device, dtype)
+                x = torch.rand((n, channels, h, w), generator=generator, device="cpu").to(device, dtype)
                 sample = Sample((x,))
                 try:
                     with torch.no_grad():
-                        sample.run(module)
+                        sample.to_copy().run(module)
                 except Exception as found:
                     error = error or found
                     continue
@@ -105,6 +113,49 @@ def guessed(module: nn.Module) -> tuple[list[Sample], str]:
             if samples:
                 return samples, ""
     return [], f"no picture was found that it takes ({type(error).__name__}: {error}); give example_inputs"
+
+
+def larger(module: nn.Module, sample: Sample) -> Sample:
+    """A sample of pictures of the size that a tile has, or as near to it as takes no longer than a time."""
+    sides = [x.shape[-2:] for x in sample.tensors() if x.dim() == 4]
+    found, side = sample, max((max(s) for s in sides), default=_LARGE)
+    taken, growth = _seconds(module, sample), 4.0
+    # attention over the whole picture takes 16 times as long, and as much memory, for a side twice as long
+    while side < _LARGE and max(4.0, growth) * taken < _LONGEST and (growth < 8.0 or taken < _NOISE):
+        side = min(2 * side, _LARGE)
+        grown = _square(sample, side)
+        try:
+            before, taken = taken, _seconds(module, grown)
+        except Exception:  # a model of one size
+            break
+        found, growth = grown, taken / before
+    return found
+
+
+def _seconds(module: nn.Module, sample: Sample) -> float:
+    found = []
+    for _ in range(2):
+        copied = sample.to_copy()
+        start = time.perf_counter()
+        with torch.no_grad():
+            copied.run(module)
+        if any(x.is_cuda for x in copied.tensors()):
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _square(sample: Sample, side: int) -> Sample:
+    """One picture of that size for each that a sample has."""
+    generator = torch.Generator("cpu").manual_seed(1)
+
+    def grown(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            return x
+        shape = (1, x.shape[1], side, side)
+        return torch.rand(shape, generator=generator, device="cpu").to(x.device, x.dtype)
+
+    return Sample([grown(x) for x in sample.args], {name: grown(x) for name, x in sample.kwargs.items()})
 
 
 def _channels(module: nn.Module) -> list[int]:
@@ -120,7 +171,8 @@ def _channels(module: nn.Module) -> list[int]:
 def seen_inside(
     module: nn.Module, paths: Sequence[str], samples: Sequence[Sample]
 ) -> dict[str, list[Sample]]:
-    """The arguments that the modules at these paths get while `module` runs the samples, first calls."""
+    """The arguments that the modules at these paths ("" for the module itself) get while `module` runs the
+    samples, first calls."""
     found: dict[str, list[Sample]] = {path: [] for path in paths}
     handles = []
     for path in paths:
@@ -137,7 +189,7 @@ def seen_inside(
     try:
         with torch.no_grad():
             for sample in samples:
-                sample.run(module)
+                sample.to_copy().run(module)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,16 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Small networks on a busy machine: whether they are faster is no matter here, test_timing.py excepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from sr_kernels.optimizer import samples, timing
+
+
+@pytest.fixture(autouse=True)
+def _whatever_the_clock_says(request, monkeypatch):
+    if request.node.path.name != "test_timing.py":
+        monkeypatch.setattr(timing, "kept", lambda model, regions, sample, report: regions)
+        monkeypatch.setattr(samples, "larger", lambda module, sample: sample)
