@@ -19,8 +19,8 @@ struct ConvKernel {
     bool (*run)(const ConvParams&);  // false: no memory for scratch, nothing is promised about y
 };
 
-// Convolutions of stride, dilation and step 1 and of one dtype, each but the last unshuffled and without a base, the
-// last one's base not enlarged bilinearly. Layer i + 1 reads what layer i gives: x of all but the first, y of all but
+// Convolutions of stride, dilation and step 1 and of one dtype, each but the last without a base, the last one's base
+// not enlarged bilinearly. Layer i + 1 reads what layer i gives: x of all but the first, y of all but
 // the last and the threads of all stand for nothing. The last layer's pixels are cut into strips, height x columns
 // each, which are walked down `rows` at a time; all three are rounded up to what the kernels need.
 constexpr int32_t kMaxChain = 32;

@@ -51,11 +51,7 @@ def strips(layers: Sequence[ConvArgs], threads: int) -> Strips:
     """Strips whose windows lie in the caches, and enough of them for all threads."""
     height, width = layers[-1].conv_size()
     for rows in _ROWS:
-        # A window holds a step's rows, and those that the next step and the grid of Winograd tiles keep.
-        pixel = sum(
-            a.input.dtype.itemsize * a.weight.shape[0] * (rows + b.weight.shape[2] + 3)
-            for a, b in itertools.pairwise(layers)
-        )
+        pixel = _bytes_of_windows(layers, rows)
         if _BUDGET // pixel >= min(width, _NARROWEST):
             break
     columns = _even(width, max(_BUDGET // pixel, _NARROWEST))
@@ -66,14 +62,26 @@ def strips(layers: Sequence[ConvArgs], threads: int) -> Strips:
     return Strips(rows, height, columns)
 
 
+def _bytes_of_windows(layers: Sequence[ConvArgs], rows: int) -> int:
+    """For each column of the last layer's conv pixels. A window holds a step's rows, and those that the next
+    step and the grid of Winograd tiles keep."""
+    found, scale = 0.0, 1.0  # a layer's results for each conv pixel of the last one, along an axis
+    for a, b in reversed(list(itertools.pairwise(layers))):
+        scale /= b.pixel_shuffle if b is not layers[-1] else 1
+        channels = a.weight.shape[0] // a.pixel_shuffle**2
+        kept = b.weight.shape[2] + 3 * a.pixel_shuffle
+        found += a.input.dtype.itemsize * channels * scale * (rows * scale + kept)
+    return math.ceil(found)
+
+
 def _even(size: int, most: int) -> int:
     """The size of equal pieces of at most `most`, as few as can be."""
     return -(-size // -(-size // most))
 
 
-def slower(layers: Sequence[ConvArgs]) -> list[str]:
+def slower(layers: Sequence[ConvArgs], *, is_new: bool = True) -> list[str]:
     """Why the layers one by one would take no more time: what passes between them is small, or little beside
-    their operations."""
+    their operations. is_new: what passes would lie in memory that is new at every call."""
     if len(layers) < 2:
         return ["one layer is no chain"]
     if layers[0].input.dtype != torch.float32:
@@ -86,7 +94,7 @@ def slower(layers: Sequence[ConvArgs]) -> list[str]:
     operations = _intensity([a.weight.shape for a in layers], layers[0].input.dtype.itemsize)
     if pixels * max(passed) < _SMALLEST:
         return ["what passes between the layers fits into a cache"]
-    if operations >= (_MEDIUM if pixels * max(passed) >= _LARGE else _LIGHT):
+    if operations >= (_MEDIUM if is_new and pixels * max(passed) >= _LARGE else _LIGHT):
         return [f"{operations:.0f} operations for each byte that passes between the layers outweigh it"]
     return []
 

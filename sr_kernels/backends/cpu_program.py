@@ -99,9 +99,12 @@ class Layer:
             self._native[memory_format] = known
         return known
 
-    def chain_args(self) -> ConvArgs:
-        """Its arguments but for values."""
-        return self._args
+    def chain_args(self) -> ConvArgs | None:
+        """Its arguments but for values and places, if a chain can hold it. One that is not the last must have
+        no base."""
+        a = self._run
+        steps = max(*a.stride, *a.dilation, a.groups, a.upsample)
+        return a if steps == 1 and a.base_mode != "bilinear" else None
 
     def plan(
         self, x: Strides, y: Strides, residuals: Sequence[Strides] = (), base: Strides | None = None
@@ -184,7 +187,7 @@ class Program:
         strips: cpu_chain.Strips,
     ) -> None:
         """Layers whose windows lie in the caches; operands and packed as of conv2d, layer by layer."""
-        self.names.append(f"cpu/chain/{self._unit}")
+        self.names += [f"cpu/chain/{self._unit}", *(plan.name for plan in plans)]
         self._kept.append(packed)
         steps = [plan.steps[0] for plan in plans if plan.steps]
         if len(steps) == len(plans):

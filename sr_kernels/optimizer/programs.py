@@ -81,7 +81,8 @@ def _conv(step: Conv) -> Emit:
 
 
 def _chain(step: Chain, threads: int) -> Emit:
-    strips = cpu_chain.strips([layer.layer.chain_args() for layer in step.layers], threads)
+    args = [layer.layer.chain_args() for layer in step.layers]
+    strips = cpu_chain.strips([a for a in args if a is not None], threads)
     plans, operands = [], []
     for i, layer in enumerate(step.layers):
         x_strides, x = place(layer.x) if i == 0 else (_dense(layer.x), NONE)

@@ -19,6 +19,7 @@ from sr_kernels.backends.cpu import current_isa
 from sr_kernels.optimizer import buffers
 from sr_kernels.optimizer.arena import Arena, Pool
 from sr_kernels.optimizer.binding import Binding
+from sr_kernels.optimizer.chains import chained
 from sr_kernels.optimizer.lowering import Lowering, same_layout
 from sr_kernels.optimizer.programs import place
 from sr_kernels.optimizer.schedule import Schedule, Segment, filled
@@ -40,6 +41,7 @@ class Session:
         place. values: what each node gave in one run of the module on `inputs`, of which shapes, strides and
         dtypes count, and numbers, which are taken to follow from the shapes."""
         lowered = Lowering(graph, values).result()
+        lowered.steps = chained(lowered.steps)
         buffers.number(lowered)
         placing = buffers.Placing(lowered)
         in_arena = [buffer for buffer in placing.buffers if buffer.slot == ARENA]

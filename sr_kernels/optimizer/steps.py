@@ -48,6 +48,10 @@ class Value:
     begin: int = 1 << 30  # the step that makes it
     end: int = -1  # the last that reads it
 
+    def is_between(self) -> bool:
+        """Whether native steps alone see it."""
+        return self.is_made and not (self.is_whole or self.is_fresh)
+
     def bytes(self) -> int:
         """Of its elements."""
         size = self.dtype.itemsize

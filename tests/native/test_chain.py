@@ -21,7 +21,7 @@ from sr_kernels.backends import cpu_chain  # noqa: E402  (it needs no extension,
 every_isa = pytest.mark.parametrize("isa", [isa.name for isa in cpu.ISAS])
 every_precision = pytest.mark.parametrize("precision", ["highest", "high"])
 
-# (outputs, kernel height and width, padding left, right, top, bottom)
+# (outputs, kernel height and width, padding left, right, top, bottom, factor of a shuffle if there is one)
 NETS = {
     "thin": [(12, (3, 3), (1, 1, 1, 1))] * 4,
     "fsrcnn": [
@@ -38,6 +38,13 @@ NETS = {
     ],
     "few outputs": [(33, (3, 3), (1,) * 4), (3, (3, 3), (1,) * 4), (16, (9, 9), (4,) * 4)],
     "no padding": [(16, (3, 3), (0,) * 4), (16, (3, 3), (0,) * 4)],
+    "shuffled": [
+        (16, (3, 3), (1,) * 4),
+        (64, (3, 3), (1,) * 4, 2),
+        (45, (3, 2), (0, 3, 2, 1), 3),
+        (17, (3, 3), (1,) * 4),
+        (3, (3, 3), (1,) * 4),
+    ],
     "one": [(16, (3, 3), (1,) * 4)],
 }
 STRIPS = [(8, 16, 24), (3, 5, 7), (4, 1000, 1000), (16, 8, 1)]
@@ -47,11 +54,12 @@ def layers_of(net, height, width, ci=14, batch=2, **last):
     draw = torch.Generator().manual_seed(height * 100 + width)
     shape, layers = (batch, ci, height, width), []
     x = torch.randn(shape, generator=draw).contiguous(memory_format=torch.channels_last)
-    for co, (kh, kw), padding in NETS[net]:
+    for co, (kh, kw), padding, *shuffle in NETS[net]:
         weight = torch.randn(co, shape[1], kh, kw, generator=draw) / (shape[1] * kh * kw) ** 0.5
         layer = ConvArgs(x, weight, torch.randn(co, generator=draw), padding=padding, activation="prelu")
-        layers.append(replace(layer, prelu_weight=torch.rand(co, generator=draw)))
-        shape = layer.output_shape()
+        slopes = torch.rand(co, generator=draw)
+        layers.append(replace(layer, prelu_weight=slopes, pixel_shuffle=shuffle[0] if shuffle else 1))
+        shape = layers[-1].output_shape()
         x = expanded(shape, x)
     return [*layers[:-1], replace(layers[-1], **last)]
 

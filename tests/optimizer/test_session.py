@@ -15,6 +15,7 @@ from torch import nn
 
 from sr_kernels import ops, record_kernels
 from sr_kernels.config import set_precision
+from sr_kernels.optimizer.session import Session
 from tests.closeness import assert_as_close
 from tests.optimizer import graphs
 from tests.optimizer.graphs import CL, Builder, assert_same, check, picture
@@ -553,3 +554,81 @@ def test_more_exact_than_it_must_be():
 
     with torch.no_grad():
         assert_as_close(ours, plain(torch.float32), plain(torch.float64))
+
+
+# Chains.
+
+
+def tail(b, h):
+    """As RRDBNet's."""
+    for _ in range(2):
+        h = b.conv(h, 16, upsample=2, activation="leaky_relu", negative_slope=0.2)
+    return b.conv(b.conv(h, 16, activation="leaky_relu"), 3)
+
+
+@every_dtype
+@pytest.mark.parametrize("shape", [(1, 16, 17, 23), (2, 16, 40, 9)], ids=str)
+def test_large_layers_run_strip_by_strip(monkeypatch, dtype, shape):
+    monkeypatch.setattr("sr_kernels.optimizer.chains._LARGE", 1)
+    b = Builder(dtype, "cpu")
+    x = picture(*shape, dtype=dtype)
+    h = b.conv(b.input(16), 16)
+    session = check(b, tail(b, b.cat(h, b.conv(h, 16))), x)
+    assert session.arena_bytes < x.numel() * 8 * dtype.itemsize
+    assert sum("chain" in name for name in ran(session, b.module, x)) == 1
+
+
+def test_thin_layers_run_strip_by_strip():
+    b = Builder(backend="cpu")
+    h = b.input(1)
+    for _ in range(4):
+        h = b.conv(h, 12, activation="prelu")
+    x = picture(1, 1, 180, 320)
+    session = check(b, b.conv(h, 16, pixel_shuffle=4), x)
+    assert sum("chain" in name for name in ran(session, b.module, x)) == 1
+    assert session.arena_bytes == 0
+
+
+@pytest.mark.parametrize("change", ["read twice", "given", "seen", "base"])
+def test_what_others_read_is_in_no_chain(monkeypatch, change):
+    monkeypatch.setattr("sr_kernels.optimizer.chains._LARGE", 1)
+    b = Builder()
+    first = b.conv(b.input(16), 16)
+    h = b.conv(first, 16, base=first if change == "base" else None)
+    y = b.conv(h, 16, residual=h if change == "read twice" else None)
+    output = (y, h) if change == "given" else (y, b.method("sum", h)) if change == "seen" else y
+    session = check(b, output, picture(1, 16, 20, 30))
+    assert not any("chain" in name for name in ran(session, b.module, picture(1, 16, 20, 30)))
+
+
+def test_peak_memory_of_rrdbnet():
+    """At 512x512 eager holds three results of 2048x2048 at a time, two of them to the end; the session the
+    wide buffers of two dense blocks and what goes around them."""
+    b = Builder()
+    x = b.input(3)
+    first = h = b.conv(x, 64)
+    for _ in range(2):
+        start = h
+        for i in range(3):
+            last = {"scale": 0.04, "input_scale": 0.2, "residual": [(start, 1.0)]} if i == 2 else {}
+            h = b.dense_block(h, (32, 32, 32, 32), **last)
+    h = b.conv(h, 64, residual=first)
+    for _ in range(2):
+        h = b.conv(h, 64, upsample=2, activation="leaky_relu")
+    b.graph.output(b.conv(b.conv(h, 64, activation="leaky_relu"), 3))
+    small = picture(1, 3, 8, 8)
+    with torch.no_grad():
+        _, values = graphs.interpreted(b.graph, b.module, [small])
+    torch.utils.deterministic.fill_uninitialized_memory = False  # memory that is never touched is none
+
+    def grown(value):
+        n, c, height, width = value.shape
+        return torch.empty(n, c, 64 * height, 64 * width, memory_format=CL)
+
+    constants = [node for node in b.graph.nodes if node.op == "get_attr"]
+    large = {node: value if node in constants else grown(value) for node, value in values.items()}
+    session = Session(b.graph, b.module, large, [large[x]])
+    pixels = 4 * 512 * 512  # bytes of one channel
+    result = 64 * 16 * pixels
+    assert session.arena_bytes <= (2 * 192 + 3 * 64) * pixels
+    assert session.arena_bytes <= 2.25 * result / 3

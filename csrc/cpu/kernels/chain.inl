@@ -21,20 +21,23 @@ struct ChainPlan {
 
 inline int64_t edge_of(const ChainParams& c, const ConvParams& p) { return c.kernels[p.kernel].edge; }
 
-// What a layer reads along one axis for `out` of its pixels, as pixels of the layer before: on its grid, of `size`.
-inline Range needed(Range out, int64_t pad, int64_t kernel, int64_t edge, int64_t size) {
+// What a layer reads along one axis for `out` of its pixels, as conv pixels of the layer before, `shuffle` results a
+// side each: on its grid, of `size`.
+inline Range needed(Range out, int64_t pad, int64_t kernel, int64_t edge, int64_t size, int64_t shuffle) {
     int64_t begin = out.begin - pad, end = out.end - pad + kernel - 1;
-    begin = begin < 0 ? 0 : begin / edge * edge;
-    end = end < 0 ? 0 : (end + edge - 1) / edge * edge;
+    const int64_t unit = edge * shuffle;
+    begin = begin < 0 ? 0 : begin / unit * edge;
+    end = end < 0 ? 0 : (end + unit - 1) / unit * edge;
     if (end > size) end = size;
     return {begin < end ? begin : end, end};
 }
 
-// The rows of a layer that are at hand, [begin, end), and the columns of them.
+// The rows of conv pixels of a layer that are at hand, [begin, end), and the columns of them.
 struct Window {
     char* data;
     Range rows, columns;
-    int64_t pixel, line;  // strides, in elements
+    int64_t pixel, line;  // strides of results, in elements
+    int64_t shuffle;      // results a side of each
 };
 
 // Computes rows x columns of layer p of image n from `from`, or from p.x, into `to`, or into p.y.
@@ -49,16 +52,16 @@ bool run_piece(const ChainParams& c, const ConvParams& p, int64_t n, Range rows,
     q.pad_top -= rows.begin, q.pad_left -= columns.begin;
     if (from) {
         q.x = {from->data, 0, from->line, from->pixel};
-        q.h = from->rows.size(), q.w = from->columns.size();
-        q.pad_top += from->rows.begin, q.pad_left += from->columns.begin;
+        q.h = from->rows.size() * from->shuffle, q.w = from->columns.size() * from->shuffle;
+        q.pad_top += from->rows.begin * from->shuffle, q.pad_left += from->columns.begin * from->shuffle;
     } else {
         q.x.data = from_here(p.x, 0, 0);
     }
     if (p.res1.data) q.res1.data = from_here(p.res1, rows.begin, columns.begin);
     if (p.res2.data) q.res2.data = from_here(p.res2, rows.begin, columns.begin);
     if (to) {
-        q.y = {to->data + (rows.begin - to->rows.begin) * to->line * element_size(p.dtype), 0, to->line,
-               to->pixel};
+        const int64_t above = (rows.begin - to->rows.begin) * to->shuffle;
+        q.y = {to->data + above * to->line * element_size(p.dtype), 0, to->line, to->pixel};
         q.stream = 0;
     } else {
         const int64_t s = p.shuffle, f = p.base_mode == kBaseNearest ? p.base_factor : 1;
@@ -81,10 +84,11 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
         const ConvParams &p = layers[i], &next = layers[i + 1];
         Window& w = windows[i];
         const int64_t edge = edge_of(*plan.c, p);
-        w.columns = needed(windows[i + 1].columns, next.pad_left, next.kw, edge, p.ow);
-        w.pixel = p.co, w.line = w.columns.size() * p.co;
-        most += next.kh - 1 + 2 * (edge - 1);
-        room[i] = (most < p.oh ? most : p.oh) * w.line * size;
+        const int64_t s = w.shuffle = p.shuffle;
+        w.columns = needed(windows[i + 1].columns, next.pad_left, next.kw, edge, p.ow, s);
+        w.pixel = p.co / (s * s), w.line = w.columns.size() * s * w.pixel;
+        most = (most + next.kh - 1 + s - 2) / s + 1 + 2 * (edge - 1);
+        room[i] = (most < p.oh ? most : p.oh) * s * w.line * size;
         room[i] += -room[i] & 63;  // whole cache lines
         total += room[i];
     }
@@ -95,7 +99,7 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
         if (i < last) {
             const ConvParams& next = layers[i + 1];
             need = needed({need.begin, need.begin + 1}, next.pad_top, next.kh, edge_of(*plan.c, layers[i]),
-                          layers[i].oh);
+                          layers[i].oh, layers[i].shuffle);
             windows[i].data = memory;
             memory += room[i];
         }
@@ -108,13 +112,14 @@ bool run_strip(const ChainPlan& plan, int64_t n, Range out, Range columns) {
         for (int32_t i = last - 1; i >= 0; --i) {
             const ConvParams& next = layers[i + 1];
             Window& w = windows[i];
-            const Range read =
-                needed(rows[i + 1], next.pad_top, next.kh, edge_of(*plan.c, layers[i]), layers[i].oh);
+            const Range read = needed(rows[i + 1], next.pad_top, next.kh, edge_of(*plan.c, layers[i]),
+                                      layers[i].oh, w.shuffle);
             rows[i] = {w.rows.end, read.end > w.rows.end ? read.end : w.rows.end};
             const int64_t keep = read.begin < w.rows.end ? read.begin : w.rows.end;
             if (keep > w.rows.begin) {
-                __builtin_memmove(w.data, w.data + (keep - w.rows.begin) * w.line * size,
-                                  static_cast<size_t>((w.rows.end - keep) * w.line * size));
+                const int64_t line = w.shuffle * w.line * size;  // bytes of a row of conv pixels
+                __builtin_memmove(w.data, w.data + (keep - w.rows.begin) * line,
+                                  static_cast<size_t>((w.rows.end - keep) * line));
                 w.rows.begin = keep;
             }
         }
