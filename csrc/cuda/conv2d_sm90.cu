@@ -5,10 +5,13 @@
 
 #include <array>
 
+#include "cuda/launch.h"
+
 namespace srk {
 namespace sm90 {
 namespace {
 
+#ifndef SRK_EMULATE
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
 // The driver's function, found through the runtime: nothing links against libcuda.
@@ -29,26 +32,34 @@ Encode encoder() {
     return encode;
 }
 
-template <size_t kRank>
-cudaError_t encode(CUtensorMap& map, int32_t dtype, void* data, const std::array<int64_t, kRank>& extents,
-                   const std::array<int64_t, kRank - 1>& strides, const std::array<int, kRank>& box) {
+// Boxes of 16-bit elements, rows of 128 bytes swizzled; extents and box in elements, pitches in bytes.
+cudaError_t encode(CUtensorMap& map, int32_t dtype, uint32_t rank, void* data, const uint64_t* extents,
+                   const uint64_t* pitches, const uint32_t* box) {
     const Encode encode = encoder();
     if (!encode) return cudaErrorNotSupported;
-    cuuint64_t dims[kRank], pitches[kRank - 1];
-    cuuint32_t sides[kRank], ones[kRank];
-    for (size_t i = 0; i < kRank; ++i) {
-        dims[i] = static_cast<cuuint64_t>(extents[i]);
-        sides[i] = static_cast<cuuint32_t>(box[i]), ones[i] = 1;
-        if (i == 0) continue;
-        // The stride of a dimension of extent one is free; the copy engine still wants a sensible one.
-        const cuuint64_t sensible = i > 1 ? pitches[i - 2] * dims[i - 1] : (2 * dims[0] + 15) / 16 * 16;
-        pitches[i - 1] = extents[i] > 1 ? 2 * static_cast<cuuint64_t>(strides[i - 1]) : sensible;
-    }
+    const uint32_t ones[5] = {1, 1, 1, 1, 1};
     const CUresult r = encode(
-        &map, dtype == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank,
-        data, dims, pitches, sides, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        &map, dtype == kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank,
+        data, extents, pitches, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+#endif
+
+template <size_t kRank>
+cudaError_t make_map(CUtensorMap& map, int32_t dtype, void* data, const std::array<int64_t, kRank>& extents,
+                     const std::array<int64_t, kRank - 1>& strides, const std::array<int, kRank>& box) {
+    uint64_t dims[kRank], pitches[kRank - 1];
+    uint32_t sides[kRank];
+    for (size_t i = 0; i < kRank; ++i) {
+        dims[i] = static_cast<uint64_t>(extents[i]);
+        sides[i] = static_cast<uint32_t>(box[i]);
+        if (i == 0) continue;
+        // The stride of a dimension of extent one is free; the copy engine still wants a sensible one.
+        const uint64_t sensible = i > 1 ? pitches[i - 2] * dims[i - 1] : (2 * dims[0] + 15) / 16 * 16;
+        pitches[i - 1] = extents[i] > 1 ? 2 * static_cast<uint64_t>(strides[i - 1]) : sensible;
+    }
+    return encode(map, dtype, kRank, data, dims, pitches, sides);
 }
 
 // The conv pixels' positions in y or, with shuffle 1, a residual, as Maps says.
@@ -56,8 +67,8 @@ template <class C>
 cudaError_t encode_staged(CUtensorMap& map, const View& v, const ConvParams& p, int64_t shuffle) {
     const int64_t step = p.step * shuffle;
     auto* data = static_cast<uint16_t*>(v.data) + shuffle * (p.phase_y * v.sy + p.phase_x * v.sx);
-    return encode<5>(map, p.dtype, data, {p.co / shuffle, p.ow, shuffle, p.oh, p.n},
-                     {step * v.sx, v.sy, step * v.sy, v.sn}, {kChannels, 8, 1, C::kTileY, 1});
+    return make_map<5>(map, p.dtype, data, {p.co / shuffle, p.ow, shuffle, p.oh, p.n},
+                       {step * v.sx, v.sy, step * v.sy, v.sn}, {kChannels, 8, 1, C::kTileY, 1});
 }
 
 // Whether the copy engine takes a view of h x w pixels.
@@ -113,8 +124,8 @@ cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
     cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          static_cast<int>(plan.shared));
     const auto encode_input = [&](CUtensorMap& map, const View& v, int64_t channels) {
-        return encode<4>(map, p.dtype, v.data, {channels, p.w, p.h, p.n}, {v.sx, v.sy, v.sn},
-                         {kChannels, C::kHaloX, C::kHaloY, 1});
+        return make_map<4>(map, p.dtype, v.data, {channels, p.w, p.h, p.n}, {v.sx, v.sy, v.sn},
+                           {kChannels, C::kHaloX, C::kHaloY, 1});
     };
     if (e == cudaSuccess) e = encode_input(maps.x, p.x, p.ci1 ? p.ci1 : p.ci);
     if (e == cudaSuccess && p.ci1) e = encode_input(maps.x2, p.x2, p.ci - p.ci1);
@@ -124,8 +135,8 @@ cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
         if (e == cudaSuccess && p.res2.data) e = encode_staged<C>(maps.res2, p.res2, p, 1);
     }
     if (e != cudaSuccess) return e;
-    kernel<<<plan.lanes * plan.blocks, kThreads, plan.shared, stream>>>(maps, p, plan);
-    return cudaGetLastError();
+    const dim3 grid{static_cast<unsigned>(plan.lanes * plan.blocks)};
+    return cuda::launch(kernel, grid, kThreads, plan.shared, stream, maps, p, plan);
 }
 
 template <typename T, class C>

@@ -4,8 +4,6 @@
 // bias, activation, residuals and base. Either straight, transposed in registers, or by a buffer in shared
 // memory and the copy engine.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "cuda/ptx_sm90.cuh"
 #include "params.h"
 
@@ -28,25 +26,6 @@ struct Corner {
     int n, y, x;
 };
 
-template <typename T>
-__device__ inline uint32_t pack(float low, float high) {
-    if constexpr (std::is_same_v<T, __half>) {
-        const __half2 v = __floats2half2_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(v);
-    } else {
-        const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(v);
-    }
-}
-
-template <typename T>
-__device__ inline float2 unpack(uint32_t v) {
-    if constexpr (std::is_same_v<T, __half>)
-        return __half22float2(reinterpret_cast<const __half2&>(v));
-    else
-        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(v));
-}
-
 // Four packed channels of one pixel column of a tensor, as one thread stores and loads them.
 template <typename T, Access kAccess>
 struct Quad {
@@ -61,7 +40,7 @@ struct Quad {
             return inside ? *reinterpret_cast<const uint2*>(p) : make_uint2(0, 0);
         } else {
             uint32_t v[4];
-#pragma unroll
+            SRK_UNROLL
             for (int i = 0; i < 4; ++i)
                 v[i] = inside && i < count ? *reinterpret_cast<const unsigned short*>(p + offset[i]) : 0;
             return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
@@ -73,7 +52,7 @@ struct Quad {
             if (inside) *reinterpret_cast<uint2*>(p) = v;
         } else {
             const uint32_t words[2] = {v.x, v.y};
-#pragma unroll
+            SRK_UNROLL
             for (int i = 0; i < 4; ++i)
                 if (inside && i < count)
                     *reinterpret_cast<unsigned short*>(p + offset[i]) =
@@ -101,7 +80,7 @@ __device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step
     Quad<T, kAccess> r;
     const int64_t first = channel_offset(v, at.q, at.co, shuffle);
     if constexpr (kAccess == kScalar) {
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < 4; ++i)
             r.offset[i] = static_cast<int32_t>(channel_offset(v, at.q + i, at.co, shuffle) - first);
     }
@@ -126,7 +105,7 @@ struct Walk {
     __device__ T* at() const { return static_cast<T*>(__cvta_global_to_generic(address)); }
     __device__ void next() {
         address += pitch;
-        asm volatile("" : "+l"(address));
+        opaque(address);
     }
 };
 
@@ -136,12 +115,12 @@ template <typename T, Access kAccess, int kSums>
 __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, float weight) {
     constexpr int kBatch = 16;  // loads in flight
     Walk<T> walk(from);
-#pragma unroll
+    SRK_UNROLL
     for (int y0 = 0; y0 < kSums / 4; y0 += kBatch) {
         uint2 v[kBatch];
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < kBatch; ++i, walk.next()) v[i] = from.load(walk.at(), y0 + i < from.rows);
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < kBatch; ++i) {
             float* a = acc + 4 * (y0 + i);
             const float2 top = unpack<T>(transpose8x8(v[i].x)), bottom = unpack<T>(transpose8x8(v[i].y));
@@ -168,10 +147,10 @@ __device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, con
     const int first = 2 * (lane % 4) * colours;
     const int lanes[4] = {first + top % colours, first + colours + top % colours, first + bottom % colours,
                           first + colours + bottom % colours};
-#pragma unroll
+    SRK_UNROLL
     for (int y = 0; y < kSums / 4; y += 2, from += 2 * pitch) {
         const uint32_t even = y < rows ? from[0] : 0, odd = y + 1 < rows ? from[pitch] : 0;
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < 4; ++i) {
             const float2 v = unpack<T>(__shfl_sync(~0u, even | odd << 16, lanes[i]));
             acc[4 * y + i] += v.x;
@@ -183,7 +162,7 @@ __device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, con
 template <typename T, Access kAccess, int kSums>
 __device__ inline void store(const float (&acc)[kSums], const Quad<T, kAccess>& to) {
     Walk<T> walk(to);
-#pragma unroll
+    SRK_UNROLL
     for (int y = 0; y < kSums / 4; ++y, walk.next()) {
         const float* a = acc + 4 * y;
         const uint32_t top = transpose8x8(pack<T>(a[0], a[1])), bottom = transpose8x8(pack<T>(a[2], a[3]));
@@ -193,14 +172,8 @@ __device__ inline void store(const float (&acc)[kSums], const Quad<T, kAccess>& 
 
 template <int kSums, typename F>
 __device__ inline void each(float (&acc)[kSums], F f) {
-#pragma unroll
+    SRK_UNROLL
     for (int i = 0; i < kSums; ++i) acc[i] = f(acc[i], (i & 2) != 0);
-}
-
-__device__ inline float max_nan(float a, float b) {
-    float d;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
-    return d;
 }
 
 // Slopes are those of the thread's two output channels.
@@ -215,10 +188,10 @@ __device__ inline void activate(float (&acc)[kSums], int act, float top, float b
             each(acc, [=](float v, bool low) { return v < 0 ? (low ? bottom : top) * v : v; });
             break;
         case kSilu:
-            each(acc, [](float v, bool) { return __fdividef(v, 1 + __expf(-v)); });
+            each(acc, [](float v, bool) { return fast_divide(v, 1 + fast_exp(-v)); });
             break;
         case kSigmoid:
-            each(acc, [](float v, bool) { return __fdividef(1.f, 1 + __expf(-v)); });
+            each(acc, [](float v, bool) { return fast_divide(1.f, 1 + fast_exp(-v)); });
             break;
     }
 }
@@ -246,7 +219,7 @@ __device__ inline void epilogue(float (&acc)[kSums], const ConvParams& p, const 
     const Channel a(p, top), b(p, bottom);
     finish(acc, p, a, b);
     const int s = p.shuffle, out_step = p.step * s;
-#pragma unroll 1
+    SRK_ROLL
     for (int i = 0; i < 2; ++i) {
         const View& v = i ? p.res2 : p.res1;
         if (v.data) add(acc, quad<T, kAccess>(v, at, p.step, p.phase_y, p.phase_x, 1), i ? p.b2 : p.b1);
@@ -271,7 +244,7 @@ class Staging {
         const int line = static_cast<int>(p.co) / p.shuffle;  // channels of a row of sub-pixels
         leads_ = threadIdx.x % 128 == 0;
         sub_ = first / line, channel_ = first - sub_ * line;
-        rows_ = buffer + (lane / 16 * 8 + pixel) * kPixelBytes + ((2 * warp + lane / 8 % 2 ^ pixel) << 4);
+        rows_ = buffer + (lane / 16 * 8 + pixel) * kPixelBytes + (((2 * warp + lane / 8 % 2) ^ pixel) << 4);
         residuals_ = (p.res1.data ? 1 : 0) + (p.res2.data ? 1 : 0);
     }
 
@@ -287,7 +260,7 @@ class Staging {
             if (leads_) bulk_wait_read();
             named_sync(id_, 128);
         }
-#pragma unroll 1
+        SRK_ROLL
         for (int i = 0; i < residuals_; ++i) {
             const int which = i || !p_.res1.data;
             if (i) {
@@ -299,7 +272,7 @@ class Staging {
             add(acc, which ? p_.b2 : p_.b1);
         }
         if (p_.act_after_add) activate(acc, p_.act, top.slope, bottom.slope);
-#pragma unroll
+        SRK_UNROLL
         for (int y = 0; y < kSums / 4; y += 2) {
             const float* a = acc + 4 * y;
             store_matrices(rows_ + y * 8 * kPixelBytes, pack<T>(a[0], a[1]), pack<T>(a[2], a[3]),
@@ -327,11 +300,11 @@ class Staging {
 
     template <int kSums>
     __device__ void add(float (&acc)[kSums], float weight) const {
-#pragma unroll
+        SRK_UNROLL
         for (int y = 0; y < kSums / 4; y += 2) {
             uint32_t v[4];
             load_matrices(v, rows_ + y * 8 * kPixelBytes);
-#pragma unroll
+            SRK_UNROLL
             for (int i = 0; i < 4; ++i) {
                 float* a = acc + 4 * y + 2 * i;
                 const float2 r = unpack<T>(v[i]);

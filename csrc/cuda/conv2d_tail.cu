@@ -33,11 +33,9 @@ cudaError_t start(const ConvParams& p, cudaStream_t stream) {
     a.tiles_x = Divisor(static_cast<uint32_t>(tiles_x));
     a.tiles_y = Divisor(static_cast<uint32_t>(tiles_y));
     const dim3 grid{static_cast<unsigned>(p.n * tiles_x * tiles_y), 1, 1};
-#ifndef SRK_EMULATE
     if (const cudaError_t error = cudaFuncSetAttribute(
             conv2d_tail_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SharedBytes))
         return error;
-#endif
     return launch(conv2d_tail_kernel<S>, grid, S::Threads, S::SharedBytes, stream, a);
 }
 

@@ -17,12 +17,15 @@ ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
 CUDA = (
     *("conv2d_sm80.cu", "conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_tail.cu"),
-    *("pointwise.cu", "module.cpp"),
+    *("conv2d_sm90.cu", "pointwise.cu", "module.cpp"),
 )
-UNITS = (*(CSRC / "cuda" / name for name in CUDA), Path(__file__).parent / "conv2d_sm90_plain.cpp")
-FLAGS = (
+UNITS = tuple(CSRC / "cuda" / name for name in CUDA)
+PLAIN_FLAGS = (
     *("-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-DSRK_EMULATE", "-DSRK_SM90"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-clobbered"),
+)
+FLAGS = (
+    *PLAIN_FLAGS,
     *("-DSRK_MODULE=_cuda_emulated", '-DSRK_BUILD_ID="emulated"', '-DSRK_CUDA_ARCHS="emulated"'),
 )
 

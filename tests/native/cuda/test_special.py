@@ -1,7 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels made for some layers alone. What stands for Hopper's (conv2d_sm90_plain.cpp) reads its packed
-weights; that for few outputs runs itself."""
+"""The kernels made for some layers alone: Hopper's, and the one for few outputs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,6 +40,24 @@ LAYERS = [
 @pytest.mark.parametrize(("variant", "sample"), LAYERS, ids=lambda v: v if isinstance(v, str) else v.name)
 def test_layers(hopper, variant, sample, dtype):
     assert check(hopper, sample, dtype) == [f"cuda/conv2d_sm90/{variant}"]
+
+
+# Several tiles for a block of threads: rings of tiles and of weights go round, warpgroups take turns.
+LARGE = [
+    ("staged", layer(64, 136, 50, 40, activation="prelu", slopes=136, residuals=(1.0, -0.5))),
+    ("resident", layer(40, 130, 70, 40, activation="silu", residuals=(1.0,), after=True)),
+    ("staged_wide", layer(136, 136, 50, 20, residuals=(0.2,), scale=0.04)),
+    ("streamed", layer(136, 130, 40, 40, activation="leaky_relu", slope=0.1)),
+    ("stacked", layer(64, 27, 70, 90, shuffle=3, base="nearest", factor=3)),
+    ("stacked_wide", layer(160, 24, 60, 70, activation="relu")),
+]
+
+
+@pytest.mark.parametrize("early", ["0", "1"])  # when asynchronous copies land
+@pytest.mark.parametrize(("variant", "sample"), LARGE, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_many_tiles(hopper, variant, sample, early, monkeypatch):
+    monkeypatch.setenv("SRK_EMULATE_EARLY", early)
+    assert check(hopper, sample, torch.float16) == [f"cuda/conv2d_sm90/{variant}"]
 
 
 TAILS = [
