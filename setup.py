@@ -63,7 +63,8 @@ CUDA_UNITS = (
     *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
     *("conv2d_tail.cu", "pointwise.cu", "module.cpp"),
 )
-CUDA_UNITS_90A = ("conv2d_sm90.cu",)  # compiled for that one alone, and left out where it is not wanted
+# Compiled for that one alone, and left out where it is not wanted.
+CUDA_UNITS_90A = ("conv2d_sm90_straight.cu", "conv2d_sm90_rare.cu", "conv2d_sm90_staged.cu", "conv2d_sm90.cu")
 CUDA_ARCHS = ["80", "86", "89", "90a", "120"]
 LEAST_ARCH = 80  # that the kernels are written for
 PROCESS_MEMORY = 3 << 29  # bytes that one of nvcc's compilers may take

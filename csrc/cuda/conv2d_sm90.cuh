@@ -41,13 +41,15 @@ enum Tiling { kHalves, kOwn };
 // multiplies.
 enum Turns { kFree, kInTurn };
 
-template <Weights weights, Tiling tiling, Turns turns, Access access, int stack, Path path = kStraight>
+template <Weights weights, Tiling tiling, Turns turns, Access access, int stack, Path path = kStraight,
+          Finish finish = kUsual>
 struct Config {
     static constexpr Weights kWeights = weights;
     static constexpr Tiling kTiling = tiling;
     static constexpr Turns kTurns = turns;
     static constexpr Access kAccess = access;  // of the straight path
     static constexpr Path kPath = path;
+    static constexpr Finish kFinish = finish;
     static constexpr int kStack = stack;              // picture rows in the weights' 64 rows: 1 or 2
     static constexpr int kBlock = kChannels / stack;  // output channels
     // Two tiles of 16 x 32 beside the weights of 64 channels, of 16 x 22 beside buffers of results too, or of
@@ -307,8 +309,8 @@ __device__ inline void consume(const Maps& maps, const ConvParams& p, const Plan
             const int x = at.x + lane / 4, y = at.y + row / C::kBlock, below = static_cast<int>(p.oh) - y;
             const int rows = x < p.ow && below > 0 ? min(C::kRows, (below + C::kStack - 1) / C::kStack) : 0;
             const int q = channel + 4 * (lane % 4);
-            epilogue<T, C::kAccess>(acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack},
-                                    top, bottom);
+            epilogue<T, C::kAccess, C::kFinish>(
+                acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack}, top, bottom);
         }
         SRK_MARK(kEpilogue);
     }

@@ -65,6 +65,7 @@ __device__ inline float fast_divide(float x, float y) { return __fdividef(x, y);
 
 // The compiler knows nothing of x from here on.
 __device__ inline void opaque(size_t& x) { asm volatile("" : "+l"(x)); }
+__device__ inline void opaque(int& x) { asm volatile("" : "+r"(x)); }
 
 // Shared memory that the thread has written by ordinary stores: the host wants to know.
 __device__ inline void wrote_shared(uint32_t, uint32_t) {}

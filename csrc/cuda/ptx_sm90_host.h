@@ -36,6 +36,7 @@ inline float max_nan(float a, float b) { return a != a || b != b ? NAN : a > b ?
 inline float fast_exp(float x) { return std::exp(x); }
 inline float fast_divide(float x, float y) { return x / y; }
 inline void opaque(size_t&) {}
+inline void opaque(int&) {}
 template <typename T>
 uint32_t pack(float low, float high) {
     return cuda::packed<T>(low, high);

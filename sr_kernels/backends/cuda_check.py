@@ -157,7 +157,7 @@ def check_kernel(device: torch.device, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Layer:
-    """3x3, by way of an epilogue: a curve, a shuffle by 2 and a base, or PReLU and a residual."""
+    """3x3, by way of an epilogue: a curve, a shuffle and a base, or PReLU and a residual."""
 
     ci: int
     co: int
@@ -190,7 +190,10 @@ def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_
     co = (24, 22, 12) if stacked else (72, 70, 48)
     yield _Layer(ci, co[0], samples=3, repeats=_multiprocessors(device))
     yield _Layer(ci + 16, co[1])
-    yield _Layer(ci + 48 if kernel.wide else 24, co[2], "nearest", 2 if stacked else 4)
+    ci = ci + 48 if kernel.wide else 24
+    yield _Layer(ci, co[2], "nearest", 2 if stacked else 4)
+    for outputs, shuffle in ((16, 4), (12, 2)) if stacked else ((48, 4), (60, 2)):
+        yield _Layer(ci, outputs, "bilinear", shuffle)
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -211,7 +214,8 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     bias = given(co)
     a = ConvArgs(picture(ci, h, w), weight, bias, padding=(1, 1, 1, 1), scale=0.5)
     if layer.base_mode:
-        a.activation, a.pixel_shuffle, a.base_mode = "silu", layer.shuffle, layer.base_mode
+        a.activation = "gelu" if layer.base_mode == "bilinear" else "silu"
+        a.pixel_shuffle, a.base_mode = layer.shuffle, layer.base_mode
         if layer.base_mode != "none":
             a.base = picture(co // layer.shuffle**2, h, w)
     else:

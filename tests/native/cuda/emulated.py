@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
 CUDA = (
     *("conv2d_sm80.cu", "conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_tail.cu"),
-    *("conv2d_sm90.cu", "pointwise.cu", "module.cpp"),
+    *("conv2d_sm90_straight.cu", "conv2d_sm90_rare.cu", "conv2d_sm90_staged.cu", "conv2d_sm90.cu"),
+    *("pointwise.cu", "module.cpp"),
 )
 UNITS = tuple(CSRC / "cuda" / name for name in CUDA)
 PLAIN_FLAGS = (

@@ -89,7 +89,7 @@ def test_memory_bound_kernels_move_sixteen_bytes():
 
 def test_hopper_uses_warpgroups_and_the_copy_engine():
     """Warpgroup products that ptxas has not serialised, pixels by tensor maps, weights by bulk copies."""
-    found = kernels("conv2d_sm90", "90a")
+    found = [kernel for unit in HOPPER for kernel in kernels(unit, "90a")]
     for kernel in found:
         bfloat16 = "bfloat16" in kernel.name
         products = [line for line in kernel.code if line.startswith("HGMMA")]
