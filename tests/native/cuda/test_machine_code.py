@@ -37,13 +37,7 @@ def named(unit: str, arch: str, text: str) -> list[Kernel]:
     return [kernel for kernel in kernels(unit, arch) if text in kernel.name]
 
 
-SPILLS = pytest.mark.xfail(strict=True, reason="kernels of more than 64 inputs spill registers there")
-
-
-@pytest.mark.parametrize(
-    ("unit", "arch"),
-    [pytest.param(*pair, marks=SPILLS if pair == ("conv2d_tail", "120") else ()) for pair in UNITS],
-)
+@pytest.mark.parametrize(("unit", "arch"), UNITS)
 def test_no_register_is_spilled_among_products(unit, arch):
     """None at all in kernels without products; what is set aside before them is read once behind them."""
     found = kernels(unit, arch)
