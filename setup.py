@@ -61,7 +61,7 @@ NVCC_FLAGS = [
 ]
 CUDA_UNITS = (
     *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
-    *("conv2d_tail.cu", "pointwise.cu", "module.cpp"),
+    *("conv2d_tail.cu", "pointwise.cu", "shuffle.cu", "module.cpp"),
 )
 # Compiled for that one alone, and left out where it is not wanted.
 CUDA_UNITS_90A = ("conv2d_sm90_straight.cu", "conv2d_sm90_rare.cu", "conv2d_sm90_staged.cu", "conv2d_sm90.cu")

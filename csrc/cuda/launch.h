@@ -53,6 +53,8 @@ cudaError_t conv2d(const ConvParams& p, cudaStream_t stream);
 const char* conv2d_tail_reason(const ConvParams& p);
 cudaError_t conv2d_tail(const ConvParams& p, cudaStream_t stream);
 
+// Whether 16 bytes are moved at a time, or else single elements.
+bool shuffles_in_pieces(const ShuffleParams& p);
 cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream);
 cudaError_t add(const AddParams& p, cudaStream_t stream);
 cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream);
