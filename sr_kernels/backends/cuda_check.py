@@ -9,6 +9,7 @@ reason for the moment and no verdict: the next call asks again.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 import warnings
@@ -255,15 +256,19 @@ def check_memory_ops(device: torch.device) -> str:
     from sr_kernels.backends import cuda
 
     random = _normal(0)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        coarse = torch.randn(2, 12, 3, 5, generator=random, dtype=torch.float32, device="cpu")
-        coarse = coarse.contiguous(memory_format=layout)
-        fine = reference.pixel_shuffle(coarse, 2)
-        if not torch.equal(cuda.shuffle(coarse.to(device), 2).cpu(), fine):
-            return f"pixel_shuffle, {layout}"
+    layouts = torch.contiguous_format, torch.channels_last
+    # element by element, then 16 bytes at a time
+    sizes = [((2, 3, 3, 5), 2), *(((2, 8, 3, 16), factor) for factor in (2, 3, 4))]
+    for (shape, s), dtype, layout in itertools.product(sizes, (torch.float16, torch.float32), layouts):
+        n, c, h, w = shape
+        coarse = torch.randn(n, c * s * s, h, w, generator=random, dtype=torch.float32, device="cpu")
+        coarse = coarse.to(dtype).contiguous(memory_format=layout)
+        fine = reference.pixel_shuffle(coarse, s)
+        if not torch.equal(cuda.shuffle(coarse.to(device), s).cpu(), fine):
+            return f"pixel_shuffle by {s}, {dtype}, {layout}"
         fine = fine.contiguous(memory_format=layout)
-        if not torch.equal(cuda.unshuffle(fine.to(device), 2).cpu(), coarse):
-            return f"pixel_unshuffle, {layout}"
+        if not torch.equal(cuda.unshuffle(fine.to(device), s).cpu(), coarse):
+            return f"pixel_unshuffle by {s}, {dtype}, {layout}"
     x, r = torch.randn(2, 1, 3, 5, 7, generator=random, dtype=torch.float64, device="cpu").half()
     y = cuda.add(x.to(device), [(r.to(device), -2.0), (x.to(device), 0.5)], 0.25).cpu()
     exact = 0.75 * x.double() - 2.0 * r.double()
