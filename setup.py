@@ -22,7 +22,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,11 +60,12 @@ NVCC_FLAGS = [
     *("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
     *("-Xcompiler=-Wno-unknown-pragmas,-Wno-unused-parameter", "-cudart=static"),
 ]
+# Compiled for that one alone, and left out where it is not wanted; of both lists what takes long comes first.
+CUDA_UNITS_90A = ("conv2d_sm90_rare.cu", "conv2d_sm90_straight.cu", "conv2d_sm90_staged.cu", "conv2d_sm90.cu")
 CUDA_UNITS = (
-    *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_sm80.cu"),
-    *("conv2d_tail.cu", "pointwise.cu", "module.cpp"),
+    *("conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_tail.cu", "conv2d_sm80.cu"),
+    *("shuffle.cu", "pointwise.cu", "module.cpp"),
 )
-CUDA_UNITS_90A = ("conv2d_sm90.cu",)  # compiled for that one alone, and left out where it is not wanted
 CUDA_ARCHS = ["80", "86", "89", "90a", "120"]
 LEAST_ARCH = 80  # that the kernels are written for
 PROCESS_MEMORY = 3 << 29  # bytes that one of nvcc's compilers may take
@@ -328,12 +330,13 @@ class BuildNative(build_ext):
         inputs = {*units, *(p for unit in units for p in included(unit))}
         build_id = digest(inputs, *tools, *python, *NVCC_FLAGS, *code_of(archs))[:16]
         jobs = self.parallel or processes()
-        workers = min(jobs, len(units))
-        threads = max(1, min(len(archs), jobs // workers))  # compilers of one nvcc
-        say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {workers} units at a time")
+        room = Room(jobs)
+        say(f"CUDA kernels for {' '.join(archs)} by {nvcc[0]}, {jobs} compilers at a time")
 
         def compile_unit(unit: Path) -> Path:
-            own = [*NVCC_FLAGS, *code_of(["90a"] if unit.name in CUDA_UNITS_90A else archs)]
+            own_archs = ["90a"] if unit.name in CUDA_UNITS_90A else archs
+            threads = min(jobs, len(own_archs))  # compilers of one nvcc
+            own = [*NVCC_FLAGS, *code_of(own_archs)]
             if unit.name == "module.cpp":
                 names = {"MODULE": "_cuda", "BUILD_ID": f'"{build_id}"', "CUDA_ARCHS": f'"{" ".join(archs)}"'}
                 names |= {"SM90": "1"} if "90a" in archs else {}
@@ -342,18 +345,36 @@ class BuildNative(build_ext):
 
             def compiled(folder: str) -> str:
                 made = Path(folder) / f"{unit.stem}.o"
-                output_of(*nvcc, *own, f"--threads={threads}", *include, "-c", str(unit), "-o", str(made))
+                with room.of(threads):
+                    output_of(*nvcc, *own, f"--threads={threads}", *include, "-c", str(unit), "-o", str(made))
                 return str(made)
 
             return kept_object(unit, digest(included(unit), *own_tools, *own)[:24], compiled)
 
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(len(units)) as pool:
             objects = [str(made) for made in pool.map(compile_unit, units)]
         target = self.get_ext_fullpath(ext.name)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         # The runtime is linked in and not shown to others: torch may bring one of another version.
         output_of(*nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL", *objects, "-o", target)
         say(f"built {ext.name} for {' '.join(archs)}, {len(units)} units, build {build_id}")
+
+
+class Room:
+    """For as many compilers at a time, given out in the order of the asking."""
+
+    def __init__(self, count: int) -> None:
+        self.free, self.turn = threading.Semaphore(count), threading.Lock()
+
+    @contextlib.contextmanager
+    def of(self, count: int) -> Iterator[None]:
+        with self.turn:
+            for _ in range(count):
+                self.free.acquire()
+        try:
+            yield
+        finally:
+            self.free.release(count)
 
 
 def kept_object(unit: Path, name: str, compiled: Callable[[str], str]) -> Path:
@@ -387,7 +408,7 @@ def extensions() -> list[Extension]:
     found = [Extension("sr_kernels._C", sources=units, depends=depends, language="c++")]
     archs, reason = cuda_archs()
     if archs:
-        names = [*CUDA_UNITS, *(CUDA_UNITS_90A if "90a" in archs else ())]
+        names = [*(CUDA_UNITS_90A if "90a" in archs else ()), *CUDA_UNITS]
         units = [(CSRC / "cuda" / name).as_posix() for name in names]
         optional = not cuda_is_explicit() and os.environ.get("SR_KERNELS_BUILD_NATIVE") != "1"
         cuda = Extension(

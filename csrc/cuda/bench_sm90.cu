@@ -13,6 +13,9 @@
 
 #define SRK_BOUNDED_WAIT
 #include "cuda/conv2d_sm90.cu"
+#include "cuda/conv2d_sm90_rare.cu"
+#include "cuda/conv2d_sm90_staged.cu"
+#include "cuda/conv2d_sm90_straight.cu"
 #include "cuda/conv2d_tail.cu"
 
 using namespace srk;

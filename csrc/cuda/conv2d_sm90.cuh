@@ -12,8 +12,6 @@
 // view then steps by two picture rows, and each of its four vertical shifts u meets tap u above and tap u - 1
 // below.
 #pragma once
-#include <cuda_runtime.h>
-
 #include <algorithm>
 
 #include "cuda/conv2d_sm90_epilogue.cuh"
@@ -43,13 +41,15 @@ enum Tiling { kHalves, kOwn };
 // multiplies.
 enum Turns { kFree, kInTurn };
 
-template <Weights weights, Tiling tiling, Turns turns, Access access, int stack, Path path = kStraight>
+template <Weights weights, Tiling tiling, Turns turns, Access access, int stack, Path path = kStraight,
+          Finish finish = kUsual>
 struct Config {
     static constexpr Weights kWeights = weights;
     static constexpr Tiling kTiling = tiling;
     static constexpr Turns kTurns = turns;
     static constexpr Access kAccess = access;  // of the straight path
     static constexpr Path kPath = path;
+    static constexpr Finish kFinish = finish;
     static constexpr int kStack = stack;              // picture rows in the weights' 64 rows: 1 or 2
     static constexpr int kBlock = kChannels / stack;  // output channels
     // Two tiles of 16 x 32 beside the weights of 64 channels, of 16 x 22 beside buffers of results too, or of
@@ -166,15 +166,15 @@ template <typename T, class C, int kSteps>
 __device__ inline void multiply(float (&acc)[C::kSums], uint32_t weights, uint32_t pixels, int chunk,
                                 int step, int before, int lane, Barriers barriers) {
     constexpr int kViews = C::kStack == 1 ? 3 : 4;
-#pragma unroll
+    SRK_UNROLL
     for (int slot = 0; slot < 3; ++slot) {
         if constexpr (C::kWeights == kStreamed) mbarrier_wait(barriers.slot_full(slot), step & 1);
         if (!C::kOneChunk || slot == 0) wgmma_begin();
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < kViews; ++i) {
             const uint32_t tap = weights + slot * C::kSlotPitch + (C::kStack == 1 ? i : 3 - i) * C::kTapBytes;
             const int pixel = C::kStack == 1 ? slot * C::kHaloX + i : i * C::kHaloX + slot;
-#pragma unroll
+            SRK_UNROLL
             for (int k = 0; k < kSteps; ++k)
                 wgmma<T>(acc, descriptor_swizzled(tap + k * 32, 8 * kPixelBytes),
                          descriptor_swizzled(pixels + pixel * kPixelBytes + k * 32,
@@ -309,8 +309,8 @@ __device__ inline void consume(const Maps& maps, const ConvParams& p, const Plan
             const int x = at.x + lane / 4, y = at.y + row / C::kBlock, below = static_cast<int>(p.oh) - y;
             const int rows = x < p.ow && below > 0 ? min(C::kRows, (below + C::kStack - 1) / C::kStack) : 0;
             const int q = channel + 4 * (lane % 4);
-            epilogue<T, C::kAccess>(acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack},
-                                    top, bottom);
+            epilogue<T, C::kAccess, C::kFinish>(
+                acc, p, Place{at.n, y, x, q, static_cast<int>(p.co), rows, C::kStack}, top, bottom);
         }
         SRK_MARK(kEpilogue);
     }
@@ -325,7 +325,7 @@ template <typename T, class C>
 __global__ void __launch_bounds__(kThreads, 1)
     conv3x3(const __grid_constant__ Maps maps, const __grid_constant__ ConvParams p,
             const __grid_constant__ Plan plan) {
-    extern __shared__ uint8_t shared[];
+    char* const shared = cuda::shared_memory();
     const uint32_t weights = (shared_address(shared) + 1023) & ~1023u;
     const uint32_t tiles = weights + plan.weight_bytes;
     const Barriers barriers{weights + plan.barriers};
@@ -347,8 +347,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     if constexpr (C::kStack == 2) {  // zeros before, between and behind the slots
         auto* zeros = reinterpret_cast<uint4*>(shared + (weights - shared_address(shared)));
         constexpr int kUnits = C::kTapBytes / sizeof(uint4);
-        for (int i = threadIdx.x; i < (3 * plan.chunks + 1) * kUnits; i += kThreads)
-            zeros[i / kUnits * (C::kSlotPitch / sizeof(uint4)) + i % kUnits] = make_uint4(0, 0, 0, 0);
+        for (int i = threadIdx.x; i < (3 * plan.chunks + 1) * kUnits; i += kThreads) {
+            const int unit = i / kUnits * (C::kSlotPitch / sizeof(uint4)) + i % kUnits;
+            zeros[unit] = make_uint4(0, 0, 0, 0);
+            wrote_shared(weights + unit * sizeof(uint4), sizeof(uint4));
+        }
         fence_async_proxy();
     }
     __syncthreads();

@@ -4,8 +4,6 @@
 // bias, activation, residuals and base. Either straight, transposed in registers, or by a buffer in shared
 // memory and the copy engine.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "cuda/ptx_sm90.cuh"
 #include "params.h"
 
@@ -17,6 +15,10 @@ constexpr uint32_t kPixelBytes = kChannels * 2;
 // How a thread's four packed channels lie in every tensor of the epilogue: eight aligned bytes, or anywhere.
 enum Access { kVector, kScalar };
 
+// Whether a kernel knows gelu, tanh and a base that is enlarged bilinearly: their code would take registers
+// from those that do not need it.
+enum Finish { kUsual, kRare };
+
 // Pixels of x and x2 by tiles with halo; of the others by a warpgroup's share of a tile, where results are
 // staged: (channel, x, row of sub-pixels, y, n), all channels of a row of sub-pixels in the first.
 struct Maps {
@@ -27,25 +29,6 @@ struct Maps {
 struct Corner {
     int n, y, x;
 };
-
-template <typename T>
-__device__ inline uint32_t pack(float low, float high) {
-    if constexpr (std::is_same_v<T, __half>) {
-        const __half2 v = __floats2half2_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(v);
-    } else {
-        const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-        return reinterpret_cast<const uint32_t&>(v);
-    }
-}
-
-template <typename T>
-__device__ inline float2 unpack(uint32_t v) {
-    if constexpr (std::is_same_v<T, __half>)
-        return __half22float2(reinterpret_cast<const __half2&>(v));
-    else
-        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(v));
-}
 
 // Four packed channels of one pixel column of a tensor, as one thread stores and loads them.
 template <typename T, Access kAccess>
@@ -61,7 +44,7 @@ struct Quad {
             return inside ? *reinterpret_cast<const uint2*>(p) : make_uint2(0, 0);
         } else {
             uint32_t v[4];
-#pragma unroll
+            SRK_UNROLL
             for (int i = 0; i < 4; ++i)
                 v[i] = inside && i < count ? *reinterpret_cast<const unsigned short*>(p + offset[i]) : 0;
             return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
@@ -73,7 +56,7 @@ struct Quad {
             if (inside) *reinterpret_cast<uint2*>(p) = v;
         } else {
             const uint32_t words[2] = {v.x, v.y};
-#pragma unroll
+            SRK_UNROLL
             for (int i = 0; i < 4; ++i)
                 if (inside && i < count)
                     *reinterpret_cast<unsigned short*>(p + offset[i]) =
@@ -101,7 +84,7 @@ __device__ inline Quad<T, kAccess> quad(const View& v, const Place& at, int step
     Quad<T, kAccess> r;
     const int64_t first = channel_offset(v, at.q, at.co, shuffle);
     if constexpr (kAccess == kScalar) {
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < 4; ++i)
             r.offset[i] = static_cast<int32_t>(channel_offset(v, at.q + i, at.co, shuffle) - first);
     }
@@ -126,7 +109,7 @@ struct Walk {
     __device__ T* at() const { return static_cast<T*>(__cvta_global_to_generic(address)); }
     __device__ void next() {
         address += pitch;
-        asm volatile("" : "+l"(address));
+        opaque(address);
     }
 };
 
@@ -136,12 +119,12 @@ template <typename T, Access kAccess, int kSums>
 __device__ inline void add(float (&acc)[kSums], const Quad<T, kAccess>& from, float weight) {
     constexpr int kBatch = 16;  // loads in flight
     Walk<T> walk(from);
-#pragma unroll
+    SRK_UNROLL
     for (int y0 = 0; y0 < kSums / 4; y0 += kBatch) {
         uint2 v[kBatch];
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < kBatch; ++i, walk.next()) v[i] = from.load(walk.at(), y0 + i < from.rows);
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < kBatch; ++i) {
             float* a = acc + 4 * (y0 + i);
             const float2 top = unpack<T>(transpose8x8(v[i].x)), bottom = unpack<T>(transpose8x8(v[i].y));
@@ -168,10 +151,10 @@ __device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, con
     const int first = 2 * (lane % 4) * colours;
     const int lanes[4] = {first + top % colours, first + colours + top % colours, first + bottom % colours,
                           first + colours + bottom % colours};
-#pragma unroll
+    SRK_UNROLL
     for (int y = 0; y < kSums / 4; y += 2, from += 2 * pitch) {
         const uint32_t even = y < rows ? from[0] : 0, odd = y + 1 < rows ? from[pitch] : 0;
-#pragma unroll
+        SRK_UNROLL
         for (int i = 0; i < 4; ++i) {
             const float2 v = unpack<T>(__shfl_sync(~0u, even | odd << 16, lanes[i]));
             acc[4 * y + i] += v.x;
@@ -180,10 +163,59 @@ __device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, con
     }
 }
 
+// Bilinear taps along one axis of a sub-pixel of a position: this one and the next further on, neither outside.
+struct Taps {
+    int before;    // 1 if the first is the position before
+    float weight;  // of the second
+    __device__ Taps(int sub, int factor) {
+        const int twice =
+            2 * sub + 1 - factor;  // from the position's centre to the sub-pixel's, in half ones
+        before = twice < 0;
+        weight = static_cast<float>(twice + 2 * factor * before) / static_cast<float>(2 * factor);
+    }
+};
+__device__ inline int inside(int i, int64_t size) { return max(min(i, static_cast<int>(size) - 1), 0); }
+
+// acc += base, enlarged bilinearly by the factor of the shuffle. Each accumulator reads its four pixels.
+template <typename T, int kSums>
+__device__ inline void add_bilinear(float (&acc)[kSums], const ConvParams& p, const Place& at, int top,
+                                    int bottom) {
+    const int s = p.shuffle, colours = at.co / (s * s);
+    const int x0 = static_cast<int>(at.x) - threadIdx.x % 32 / 4 + 2 * (threadIdx.x % 4);
+    const auto* base = static_cast<const unsigned short*>(p.base.data) + at.n * p.base.sn;
+    SRK_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        SRK_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            int q = min(half ? bottom : top, at.co - 1);
+            opaque(q);  // what all rows and columns read, computed at once, would fill the registers
+            const int sub = q / colours;
+            const Taps v(sub / s, s), h(sub % s, s);
+            const int pitch = static_cast<int>(p.base.sx), x = x0 + i - h.before;
+            const int left = q % colours + inside(x, p.ow) * pitch;
+            const int right = q % colours + inside(x + 1, p.ow) * pitch;
+            const auto row = [&](int y) {
+                const auto* from = base + inside(y, p.oh) * p.base.sy;
+                const float a = unpack<T>(from[left]).x, b = unpack<T>(from[right]).x;
+                return fmaf(h.weight, b - a, a);
+            };
+            int y0 = static_cast<int>(at.y) - v.before;
+            float above = row(y0);
+            SRK_UNROLL
+            for (int y = 0; y < kSums / 4; ++y, y0 += at.stride) {
+                opaque(y0);
+                const float below = row(y0 + 1);
+                acc[4 * y + 2 * half + i] += fmaf(v.weight, below - above, above);
+                above = at.stride == 1 ? below : row(y0 + at.stride);
+            }
+        }
+    }
+}
+
 template <typename T, Access kAccess, int kSums>
 __device__ inline void store(const float (&acc)[kSums], const Quad<T, kAccess>& to) {
     Walk<T> walk(to);
-#pragma unroll
+    SRK_UNROLL
     for (int y = 0; y < kSums / 4; ++y, walk.next()) {
         const float* a = acc + 4 * y;
         const uint32_t top = transpose8x8(pack<T>(a[0], a[1])), bottom = transpose8x8(pack<T>(a[2], a[3]));
@@ -193,19 +225,32 @@ __device__ inline void store(const float (&acc)[kSums], const Quad<T, kAccess>& 
 
 template <int kSums, typename F>
 __device__ inline void each(float (&acc)[kSums], F f) {
-#pragma unroll
+    SRK_UNROLL
     for (int i = 0; i < kSums; ++i) acc[i] = f(acc[i], (i & 2) != 0);
 }
 
-__device__ inline float max_nan(float a, float b) {
-    float d;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
-    return d;
+// x * Phi(x), the tail of Phi by formula 7.1.26 of Abramowitz and Stegun (1964): off by up to 1e-7 * |x|.
+__device__ inline float gelu(float x) {
+    const float z = fabsf(x) * 0.70710678f, t = fast_divide(1.f, fmaf(0.3275911f, z, 1.f));
+    float tail = fmaf(t, 1.061405429f, -1.453152027f);
+    tail = fmaf(t, tail, 1.421413741f);
+    tail = fmaf(t, tail, -0.284496736f);
+    tail = fmaf(t, tail, 0.254829592f);
+    tail *= 0.5f * t * fast_exp(-z * z);
+    return x * (x < 0 ? tail : 1 - tail);
+}
+
+// By its series where the other form would lose the digits of small values.
+__device__ inline float tanh_of(float x) {
+    const float square = x * x, series = fmaf(square, fmaf(square, 0.13333333f, -0.33333333f), 1.f);
+    return square < 0.01f ? x * series : 1 - fast_divide(2.f, 1 + fast_exp(2 * x));
 }
 
 // Slopes are those of the thread's two output channels.
-template <int kSums>
+template <Finish kFinish, int kSums>
 __device__ inline void activate(float (&acc)[kSums], int act, float top, float bottom) {
+    if (kFinish == kRare && act == kGelu) each(acc, [](float v, bool) { return gelu(v); });
+    if (kFinish == kRare && act == kTanh) each(acc, [](float v, bool) { return tanh_of(v); });
     switch (act) {
         case kRelu:
             each(acc, [](float v, bool) { return max_nan(v, 0.f); });
@@ -215,10 +260,10 @@ __device__ inline void activate(float (&acc)[kSums], int act, float top, float b
             each(acc, [=](float v, bool low) { return v < 0 ? (low ? bottom : top) * v : v; });
             break;
         case kSilu:
-            each(acc, [](float v, bool) { return __fdividef(v, 1 + __expf(-v)); });
+            each(acc, [](float v, bool) { return fast_divide(v, 1 + fast_exp(-v)); });
             break;
         case kSigmoid:
-            each(acc, [](float v, bool) { return __fdividef(1.f, 1 + __expf(-v)); });
+            each(acc, [](float v, bool) { return fast_divide(1.f, 1 + fast_exp(-v)); });
             break;
     }
 }
@@ -231,30 +276,31 @@ struct Channel {
 };
 
 // What comes before residuals.
-template <int kSums>
+template <Finish kFinish, int kSums>
 __device__ inline void finish(float (&acc)[kSums], const ConvParams& p, Channel top, Channel bottom) {
     each(acc, [=](float v, bool low) { return v + (low ? bottom.bias : top.bias); });
-    if (!p.act_after_add) activate(acc, p.act, top.slope, bottom.slope);
+    if (!p.act_after_add) activate<kFinish>(acc, p.act, top.slope, bottom.slope);
     if (p.scale != 1) each(acc, [&](float v, bool) { return v * p.scale; });
 }
 
 // Results and residuals straight between registers and memory. `top`, `bottom`: the thread's two output
 // channels as accumulated.
-template <typename T, Access kAccess, int kSums>
+template <typename T, Access kAccess, Finish kFinish, int kSums>
 __device__ inline void epilogue(float (&acc)[kSums], const ConvParams& p, const Place& at, int top,
                                 int bottom) {
     const Channel a(p, top), b(p, bottom);
-    finish(acc, p, a, b);
+    finish<kFinish>(acc, p, a, b);
     const int s = p.shuffle, out_step = p.step * s;
-#pragma unroll 1
+    SRK_ROLL
     for (int i = 0; i < 2; ++i) {
         const View& v = i ? p.res2 : p.res1;
         if (v.data) add(acc, quad<T, kAccess>(v, at, p.step, p.phase_y, p.phase_x, 1), i ? p.b2 : p.b1);
     }
-    if (p.act_after_add) activate(acc, p.act, a.slope, b.slope);
+    if (p.act_after_add) activate<kFinish>(acc, p.act, a.slope, b.slope);
     if (p.base_mode == kBaseSame)
         add(acc, quad<T, kAccess>(p.base, at, out_step, p.phase_y * s, p.phase_x * s, s), 1.f);
     if (p.base_mode == kBaseNearest) add_nearest<T>(acc, p, at, top, bottom);
+    if (kFinish == kRare && p.base_mode == kBaseBilinear) add_bilinear<T>(acc, p, at, top, bottom);
     store(acc, quad<T, kAccess>(p.y, at, out_step, p.phase_y * s, p.phase_x * s, s));
 }
 
@@ -271,7 +317,7 @@ class Staging {
         const int line = static_cast<int>(p.co) / p.shuffle;  // channels of a row of sub-pixels
         leads_ = threadIdx.x % 128 == 0;
         sub_ = first / line, channel_ = first - sub_ * line;
-        rows_ = buffer + (lane / 16 * 8 + pixel) * kPixelBytes + ((2 * warp + lane / 8 % 2 ^ pixel) << 4);
+        rows_ = buffer + (lane / 16 * 8 + pixel) * kPixelBytes + (((2 * warp + lane / 8 % 2) ^ pixel) << 4);
         residuals_ = (p.res1.data ? 1 : 0) + (p.res2.data ? 1 : 0);
     }
 
@@ -282,12 +328,12 @@ class Staging {
 
     template <int kSums>
     __device__ void finish(float (&acc)[kSums], const Corner& at, Channel top, Channel bottom) {
-        sm90::finish(acc, p_, top, bottom);
+        sm90::finish<kUsual>(acc, p_, top, bottom);
         if (!residuals_) {
             if (leads_) bulk_wait_read();
             named_sync(id_, 128);
         }
-#pragma unroll 1
+        SRK_ROLL
         for (int i = 0; i < residuals_; ++i) {
             const int which = i || !p_.res1.data;
             if (i) {
@@ -298,8 +344,8 @@ class Staging {
             parity_ ^= 1;
             add(acc, which ? p_.b2 : p_.b1);
         }
-        if (p_.act_after_add) activate(acc, p_.act, top.slope, bottom.slope);
-#pragma unroll
+        if (p_.act_after_add) activate<kUsual>(acc, p_.act, top.slope, bottom.slope);
+        SRK_UNROLL
         for (int y = 0; y < kSums / 4; y += 2) {
             const float* a = acc + 4 * y;
             store_matrices(rows_ + y * 8 * kPixelBytes, pack<T>(a[0], a[1]), pack<T>(a[2], a[3]),
@@ -327,11 +373,11 @@ class Staging {
 
     template <int kSums>
     __device__ void add(float (&acc)[kSums], float weight) const {
-#pragma unroll
+        SRK_UNROLL
         for (int y = 0; y < kSums / 4; y += 2) {
             uint32_t v[4];
             load_matrices(v, rows_ + y * 8 * kPixelBytes);
-#pragma unroll
+            SRK_UNROLL
             for (int i = 0; i < 4; ++i) {
                 float* a = acc + 4 * y + 2 * i;
                 const float2 r = unpack<T>(v[i]);

@@ -33,11 +33,9 @@ cudaError_t start(const ConvParams& p, cudaStream_t stream) {
     a.tiles_x = Divisor(static_cast<uint32_t>(tiles_x));
     a.tiles_y = Divisor(static_cast<uint32_t>(tiles_y));
     const dim3 grid{static_cast<unsigned>(p.n * tiles_x * tiles_y), 1, 1};
-#ifndef SRK_EMULATE
     if (const cudaError_t error = cudaFuncSetAttribute(
             conv2d_tail_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SharedBytes))
         return error;
-#endif
     return launch(conv2d_tail_kernel<S>, grid, S::Threads, S::SharedBytes, stream, a);
 }
 
@@ -71,6 +69,7 @@ const char* conv2d_tail_reason(const ConvParams& p) {
         return "input's address or strides are not multiples of 16 bytes";
     for (const int64_t extent : {p.h, p.w, p.oh * p.step * p.shuffle, p.ow * p.step * p.shuffle})
         if (extent < 1 || extent >= 1 << 30) return "an extent is out of range";
+    if (p.x.sy >= int64_t{1} << 31 || p.x.sx >= int64_t{1} << 31) return "input's strides are too large";
     if (p.n * (p.oh / 16 + 1) * (p.ow / 32 + 1) >= int64_t{1} << 31) return "there are too many tiles";
     return nullptr;
 }

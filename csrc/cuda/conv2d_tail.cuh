@@ -51,13 +51,14 @@ class Tail {
         n_ = static_cast<int32_t>(a.tiles_y.over(row));
         x0_ = static_cast<int32_t>(blockIdx.x - row * a.tiles_x.d) * S::TileX;
         y0_ = static_cast<int32_t>(row - n_ * a.tiles_y.d) * S::TileY;
+        pixels_ = at<T>(a.p.x, n_, 0, 0) + 8 * (lane_ % 4);
     }
 
     __device__ __forceinline__ void run() {
         load_weights();
         uint4 pixels[2][S::Chunks];
         load(warp_, pixels);
-        SRK_UNROLL
+        SRK_ROLL
         for (int i = 0; i < S::Rounds; ++i) {
             const int group = i * (S::Threads / 32) + warp_;
             float d[S::Groups][4] = {};
@@ -103,17 +104,19 @@ class Tail {
 
     // A thread's part of pixels `lane / 4` and 8 further of sixteen of the tile with its halo.
     __device__ __forceinline__ void load(int group, uint4 (&pixels)[2][S::Chunks]) const {
+        const uint32_t h = static_cast<uint32_t>(a_.p.h), w = static_cast<uint32_t>(a_.p.w);
+        const int32_t sy = static_cast<int32_t>(a_.p.x.sy), sx = static_cast<int32_t>(a_.p.x.sx);
         SRK_UNROLL
         for (int half = 0; half < 2; ++half) {
             const int i = 16 * group + 8 * half + lane_ / 4;
             const int y = y0_ + i / S::HaloX - static_cast<int>(a_.p.pad_top);
             const int x = x0_ + i % S::HaloX - static_cast<int>(a_.p.pad_left);
-            const bool inside = i < S::Halo && y >= 0 && y < a_.p.h && x >= 0 && x < a_.p.w;
-            const T* from = at<T>(a_.p.x, n_, inside ? y : 0, inside ? x : 0) + 8 * (lane_ % 4);
+            const bool inside = i < S::Halo && static_cast<uint32_t>(y) < h && static_cast<uint32_t>(x) < w;
+            const T* from = pixels_ + (inside ? int64_t{y} * sy + int64_t{x} * sx : 0);
             SRK_UNROLL
             for (int j = 0; j < S::Chunks; ++j) {
                 pixels[half][j] = uint4{0, 0, 0, 0};
-                if (inside && 32 * j + 8 * (lane_ % 4) < a_.p.ci)
+                if (inside && 32 * j + 8 * (lane_ % 4) < static_cast<int>(a_.p.ci))
                     pixels[half][j] = *reinterpret_cast<const uint4*>(from + 32 * j);
             }
         }
@@ -152,6 +155,7 @@ class Tail {
     int lane_, warp_;
     float* sums_;
     int32_t n_, y0_, x0_;
+    const T* pixels_;  // of the image, a thread's first channels
     uint32_t weights_[S::Groups][S::Chunks][4];
 };
 

@@ -2,11 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's model of execution on the host, so that kernels run without a GPU: blocks one after the other, one
 // fibre per thread, shared memory poisoned before each block. Warp-wide operations meet in `exchange`.
-// Asynchronous copies land when they are waited for, not before, so that a missing wait or barrier shows.
+// Asynchronous copies land when they are waited for, not before, so that a missing wait or barrier shows;
+// with SRK_EMULATE_EARLY=1 they land at once, and threads take turns from the last one down. What a GPU
+// would leave undefined, and threads that wait for each other for ever, end the launch with an exception.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -15,7 +18,13 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
 #include <vector>
+
+#include "cuda/emulate_async.h"
 
 #define __global__
 #define __device__
@@ -33,13 +42,14 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+using std::max, std::min;
 
 namespace srk::emulate {
-
-[[noreturn]] inline void fail(const char* what) {
-    std::fprintf(stderr, "emulated kernel: %s\n", what);
-    std::abort();
-}
 
 struct Copy {
     void* to;
@@ -54,8 +64,11 @@ struct Fibre {
     bool started, done;
     dim3 thread;
     int warp, lane;
-    int group, landed;
+    int group;
     std::deque<Copy> copies;
+    Ordered ordered;
+    const char* waits;  // for what, if it does,
+    uint32_t which;     // and of these for which
 };
 
 constexpr int kWords = 16;
@@ -63,6 +76,7 @@ constexpr int kWords = 16;
 struct Warp {
     int arrived = 0, alive = 0, turn = 0;
     uint32_t words[2][32][kWords];
+    uint64_t products = 0;  // a digest of those that it has ordered
 };
 
 struct Block {
@@ -77,8 +91,17 @@ struct Block {
     bool early;
     jmp_buf out;
     std::function<void()> body;
+    Async async;
+    std::string error;
 };
 inline Block* block = nullptr;
+
+// Ends the launch.
+[[noreturn]] inline void fail(const std::string& what) {
+    const dim3 at = block->fibres[block->current].thread, of = block->index;
+    block->error = what + " (thread " + std::to_string(at.x) + " of block " + std::to_string(of.x) + ")";
+    _longjmp(block->out, 1);
+}
 
 inline Fibre& self() { return block->fibres[block->current]; }
 
@@ -90,12 +113,29 @@ inline void resume(int next) {
     setcontext(&fibre.start);
 }
 
-// Lets another fibre of [first, first + count) run.
-inline void yield(int first, int count) {
-    if (++block->idle > (int64_t{1} << 26)) fail("threads wait for each other for ever");
+[[noreturn]] inline void fail_to_go_on() {
+    std::set<std::string> all;
+    for (const Fibre& fibre : block->fibres)
+        if (!fibre.done)
+            all.insert("warp " + std::to_string(fibre.warp) + " for " + fibre.waits +
+                       (fibre.which ? std::to_string(fibre.which) : ""));
+    std::string text;
+    for (const std::string& one : all) text += (text.empty() ? "" : ", ") + one;
+    fail("threads wait for ever: " + text);
+}
+
+// Lets another fibre of [first, first + count) run; this one waits for `what`. Whoever changes what another
+// may wait for sets `idle` to 0.
+inline void yield(int first, int count, const char* what, uint32_t which = 0) {
+    self().waits = what, self().which = which;
+    if (++block->idle > (1 << 20)) fail_to_go_on();
     int next = block->current;
-    do next = next + 1 == first + count ? first : next + 1;
-    while (block->fibres[next].done && next != block->current);
+    do {
+        if (block->early)
+            next = next == first ? first + count - 1 : next - 1;
+        else
+            next = next + 1 == first + count ? first : next + 1;
+    } while (block->fibres[next].done && next != block->current);
     if (next == block->current) return;
     if (!_setjmp(self().at)) resume(next);
 }
@@ -104,22 +144,24 @@ inline int total() { return static_cast<int>(block->fibres.size()); }
 
 inline void leave() {
     Fibre& fibre = self();
-    fibre.done = true;
+    if (const char* what = fibre.ordered.unfinished()) fail(what);
+    fibre.done = true, block->idle = 0;
     Warp& warp = block->warps[fibre.warp];
     --warp.alive, --block->alive;
     if (warp.alive && warp.arrived == warp.alive) warp.arrived = 0, ++warp.turn;
     if (block->alive && block->arrived == block->alive) block->arrived = 0, ++block->turn;
     if (!block->alive) _longjmp(block->out, 1);
-    yield(0, total());
+    yield(0, total(), "");
 }
 
 inline void synchronize() {
     const int turn = block->turn;
+    block->idle = 0;
     if (++block->arrived == block->alive) {
-        block->arrived = 0, block->idle = 0;
+        block->arrived = 0;
         ++block->turn;
     }
-    while (block->turn == turn) yield(0, total());
+    while (block->turn == turn) yield(0, total(), "the block's threads");
 }
 
 // Gives `words` of this lane to the warp and returns those of all lanes, [32][kWords]. A lane gets here again
@@ -129,12 +171,13 @@ inline const uint32_t (*exchange(const uint32_t* words, int count)) [kWords] {
     const int turn = warp.turn, first = self().warp * 32;
     auto& held = warp.words[turn & 1];
     std::memcpy(held[self().lane], words, count * sizeof *words);
+    block->idle = 0;
     if (++warp.arrived == warp.alive) {
-        warp.arrived = 0, block->idle = 0;
+        warp.arrived = 0;
         ++warp.turn;
     }
     const int lanes = total() - first < 32 ? total() - first : 32;
-    while (warp.turn == turn) yield(first, lanes);
+    while (warp.turn == turn) yield(first, lanes, "the warp's lanes");
     return held;
 }
 
@@ -170,6 +213,8 @@ constexpr size_t kStack = 64 << 10;
 
 template <class Body>
 void run(dim3 grid, dim3 size, size_t bytes, Body body) {
+    static std::mutex one;
+    const std::lock_guard<std::mutex> lock(one);
     Block here{};
     here.size = size, here.grid = grid, here.bytes = bytes;
     here.body = body;
@@ -194,17 +239,25 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
             fibre.warp = i / 32, fibre.lane = i % 32;
             ++here.warps[fibre.warp].alive;
             fibre.started = fibre.done = false;
-            fibre.group = 0;
+            fibre.group = 0, fibre.waits = "";
             fibre.copies.clear();
+            fibre.ordered = {};
             getcontext(&fibre.start);
             fibre.start.uc_stack.ss_sp = fibre.stack.get();
             fibre.start.uc_stack.ss_size = kStack;
             fibre.start.uc_link = nullptr;
             makecontext(&fibre.start, enter, 0);
         }
-        if (!_setjmp(here.out)) resume(0);
+        here.async = Async(bytes);
+        if (!_setjmp(here.out)) resume(here.early ? count - 1 : 0);
+        if (here.error.empty()) here.error = here.async.unfinished();
+        for (int i = 0; i < count / 32; ++i)
+            if (here.warps[i].products != here.warps[i & ~3].products && here.error.empty())
+                here.error = "the warps of a warpgroup have ordered different products";
+        if (!here.error.empty()) break;
     }
     block = nullptr;
+    if (!here.error.empty()) throw std::runtime_error("emulated kernel: " + here.error);
 }
 
 }  // namespace srk::emulate
@@ -234,5 +287,10 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
+    return bytes <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t error) { return error ? "invalid value" : "no error"; }

@@ -53,6 +53,8 @@ cudaError_t conv2d(const ConvParams& p, cudaStream_t stream);
 const char* conv2d_tail_reason(const ConvParams& p);
 cudaError_t conv2d_tail(const ConvParams& p, cudaStream_t stream);
 
+// Whether 16 bytes are moved at a time, or else single elements.
+bool shuffles_in_pieces(const ShuffleParams& p);
 cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream);
 cudaError_t add(const AddParams& p, cudaStream_t stream);
 cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream);
@@ -60,10 +62,10 @@ cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream);
 
 // A block of `threads` threads for each of (x, y) with `bytes` of shared memory, beyond 48 KB too.
 #ifdef SRK_EMULATE
-template <class Args>
-cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, cudaStream_t,
-                   const Args& args) {
-    emulate::run(grid, dim3{static_cast<unsigned>(threads)}, bytes, [&] { kernel(args); });
+template <class... Args>
+cudaError_t launch(void (*kernel)(Args...), dim3 grid, int threads, size_t bytes, cudaStream_t,
+                   const Args&... args) {
+    emulate::run(grid, dim3{static_cast<unsigned>(threads)}, bytes, [&] { kernel(args...); });
     return cudaSuccess;
 }
 template <class Args>
@@ -72,10 +74,10 @@ cudaError_t resident_blocks(int* count, void (*)(Args), int, int, size_t, int) {
     return cudaSuccess;
 }
 #elif defined(__CUDACC__)
-template <class Args>
-cudaError_t launch(void (*kernel)(Args), dim3 grid, int threads, size_t bytes, cudaStream_t stream,
-                   const Args& args) {
-    void* list[] = {const_cast<Args*>(&args)};
+template <class... Args>
+cudaError_t launch(void (*kernel)(Args...), dim3 grid, int threads, size_t bytes, cudaStream_t stream,
+                   const Args&... args) {
+    void* list[] = {const_cast<Args*>(&args)...};
     const cudaError_t error =
         cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), list, bytes, stream);
     return error ? error : cudaGetLastError();

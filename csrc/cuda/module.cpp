@@ -173,7 +173,7 @@ void run(const char* op, cudaError_t (*launcher)(const Params&, cudaStream_t), c
 
 using Four = std::array<int64_t, 4>;
 
-void shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys,
+bool shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys,
              int s, int size, bool inverse) {
     srk::ShuffleParams p{};
     p.x = pointer<void>(coarse), p.y = pointer<void>(fine);
@@ -183,6 +183,7 @@ void shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Fou
     p.s = s, p.size = size, p.inverse = inverse;
     run(inverse ? "pixel_unshuffle" : "pixel_shuffle", &srk::cuda::shuffle, p, device, stream,
         sizes({p.n, p.c * s * s, p.h, p.w}));
+    return srk::cuda::shuffles_in_pieces(p);
 }
 
 void add(int device, uintptr_t stream, uintptr_t x, uintptr_t r1, uintptr_t r2, uintptr_t y, int64_t count,
@@ -233,7 +234,7 @@ PYBIND11_MODULE(SRK_MODULE, m) {
           py::arg("addresses"));
     m.def("shuffle", &shuffle, py::arg("device"), py::arg("stream"), py::arg("coarse"), py::arg("fine"),
           py::arg("shape"), py::arg("coarse_strides"), py::arg("fine_strides"), py::arg("factor"),
-          py::arg("size"), py::arg("inverse"));
+          py::arg("size"), py::arg("inverse"), "Whether 16 bytes were moved at a time.");
     m.def("add", &add, py::arg("device"), py::arg("stream"), py::arg("x"), py::arg("r1"), py::arg("r2"),
           py::arg("y"), py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"));
     m.def("image_to_float", &image<srk::cuda::image_to_float>);

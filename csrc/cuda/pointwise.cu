@@ -1,59 +1,15 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// The memory-bound ops: 16 bytes of the widest tensor at a time where addresses allow it.
-#include <algorithm>
-
-#include "cuda/index.h"
+// The memory-bound ops but the shuffles: 16 bytes of the widest tensor at a time where addresses allow it.
 #include "cuda/launch.h"
+#include "cuda/pointwise.cuh"
 #include "cuda/ptx.cuh"
 
 namespace srk::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
 __device__ __forceinline__ float value(float x) { return x; }
 using cuda::value;
-
-unsigned blocks_for(int64_t count) {
-    return static_cast<unsigned>(std::clamp<int64_t>((count + kThreads - 1) / kThreads, 1, 1 << 16));
-}
-
-__device__ __forceinline__ int64_t first_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
-__device__ __forceinline__ int64_t index_step() { return int64_t{gridDim.x} * kThreads; }
-
-bool aligned(const void* p, int bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
-
-// Pixel shuffle. Rows of the fine side: (n, y) of x and c, where its channels lie side by side, or (n, c, y)
-// of x.
-struct ShuffleArgs {
-    ShuffleParams p;
-    Divisor s, c;
-    int64_t rows, length;
-    bool pixel_major;
-};
-
-template <class T>
-__global__ void shuffle_kernel(const __grid_constant__ ShuffleArgs a) {
-    const ShuffleParams& p = a.p;
-    const int64_t height = p.h * p.s, planes = a.pixel_major ? 1 : p.c;
-    T *const coarse = static_cast<T*>(const_cast<void*>(p.x)), *const fine = static_cast<T*>(p.y);
-    for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
-        const int64_t fy = row % height, plane = row / height % planes, n = row / height / planes;
-        const uint32_t cy = a.s.over(static_cast<uint32_t>(fy)), dy = static_cast<uint32_t>(fy) - cy * p.s;
-        for (int64_t i = first_index(); i < a.length; i += index_step()) {
-            const uint32_t fx = a.pixel_major ? a.c.over(static_cast<uint32_t>(i)) : static_cast<uint32_t>(i);
-            const int64_t c = a.pixel_major ? i - int64_t{fx} * p.c : plane;
-            const uint32_t cx = a.s.over(fx), dx = fx - cx * p.s;
-            T& near = fine[n * p.yn + c * p.yc + fy * p.yy + fx * p.yx];
-            T& far = coarse[n * p.xn + ((c * p.s + dy) * p.s + dx) * p.xc + cy * p.xy + cx * p.xx];
-            if (p.inverse)
-                far = near;
-            else
-                near = far;
-        }
-    }
-}
 
 template <class T>
 struct Rounded {
@@ -62,11 +18,6 @@ struct Rounded {
 template <>
 struct Rounded<float> {
     static __device__ __forceinline__ float of(float x) { return x; }
-};
-
-template <class T, int Width>
-struct alignas(sizeof(T) * Width) Several {
-    T v[Width];
 };
 
 template <class T, int Width>
@@ -159,27 +110,6 @@ cudaError_t launch_image(const ImageParams& p, const void* floats, const void* w
 }
 
 }  // namespace
-
-cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream) {
-    ShuffleArgs a{p, Divisor(static_cast<uint32_t>(p.s)), Divisor(static_cast<uint32_t>(p.c)), 0, 0, false};
-    a.pixel_major = p.yc == 1 && p.c > 1;
-    a.rows = p.n * p.h * p.s * (a.pixel_major ? 1 : p.c);
-    a.length = p.w * p.s * (a.pixel_major ? p.c : 1);
-    if (a.length >= int64_t{1} << 31 || p.h * p.s >= int64_t{1} << 31) return cudaErrorInvalidValue;
-    const dim3 grid{blocks_for(a.length), static_cast<unsigned>(std::min<int64_t>(a.rows, 65535))};
-    switch (p.size) {
-        case 1:
-            return launch(shuffle_kernel<uint8_t>, grid, kThreads, 0, stream, a);
-        case 2:
-            return launch(shuffle_kernel<uint16_t>, grid, kThreads, 0, stream, a);
-        case 4:
-            return launch(shuffle_kernel<uint32_t>, grid, kThreads, 0, stream, a);
-        case 8:
-            return launch(shuffle_kernel<uint64_t>, grid, kThreads, 0, stream, a);
-        default:
-            return cudaErrorInvalidValue;
-    }
-}
 
 cudaError_t add(const AddParams& p, cudaStream_t stream) {
     return p.dtype == kFloat32    ? add_as<float>(p, stream)

@@ -4,18 +4,71 @@
 // addresses are 32-bit, as PTX wants them. Semantics: PTX ISA 8.0 and later, "Asynchronous warpgroup level
 // matrix instructions".
 #pragma once
-#include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/ptx.cuh"
+#ifdef SRK_EMULATE
+#include "cuda/ptx_sm90_host.h"
+#else
+#include <cuda.h>
+#endif
+
 namespace srk::sm90 {
 
-__device__ inline uint32_t shared_address(const void* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+// Shared-memory matrix descriptors, K-major operands. `group` is the distance of two groups of eight rows.
+enum Swizzle : uint64_t { kNoSwizzle = 0, kSwizzle128 = 1 };
+
+// Rows of 128 bytes whose 16-byte units are XORed with the row's index modulo 8.
+__host__ __device__ constexpr uint64_t descriptor_swizzled(uint32_t address, uint32_t group,
+                                                           uint32_t base = 0) {
+    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(group >> 4) << 32 |
+           uint64_t(base & 7) << 49 | kSwizzle128 << 62;
 }
+
+// Rows of 16 bytes, eight of them adjacent; the second half of sixteen channels lies `half` bytes behind the
+// first.
+__host__ __device__ constexpr uint64_t descriptor_planes(uint32_t address, uint32_t half, uint32_t group) {
+    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(half >> 4) << 16 | uint64_t(group >> 4) << 32;
+}
+
+#ifndef SRK_EMULATE
+
+using cuda::shared_address;
+
+template <typename T>
+__device__ inline uint32_t pack(float low, float high) {
+    if constexpr (std::is_same_v<T, __half>) {
+        const __half2 v = __floats2half2_rn(low, high);
+        return reinterpret_cast<const uint32_t&>(v);
+    } else {
+        const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+        return reinterpret_cast<const uint32_t&>(v);
+    }
+}
+
+template <typename T>
+__device__ inline float2 unpack(uint32_t v) {
+    if constexpr (std::is_same_v<T, __half>)
+        return __half22float2(reinterpret_cast<const __half2&>(v));
+    else
+        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(v));
+}
+
+__device__ inline float max_nan(float a, float b) {
+    float d;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+    return d;
+}
+__device__ inline float fast_exp(float x) { return __expf(x); }
+__device__ inline float fast_divide(float x, float y) { return __fdividef(x, y); }
+
+// The compiler knows nothing of x from here on.
+__device__ inline void opaque(size_t& x) { asm volatile("" : "+l"(x)); }
+__device__ inline void opaque(int& x) { asm volatile("" : "+r"(x)); }
+
+// Shared memory that the thread has written by ordinary stores: the host wants to know.
+__device__ inline void wrote_shared(uint32_t, uint32_t) {}
 
 __device__ inline void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -134,22 +187,6 @@ __device__ inline uint32_t transpose8x8(uint32_t a) {
     return d;
 }
 
-// Shared-memory matrix descriptors, K-major operands. `group` is the distance of two groups of eight rows.
-enum Swizzle : uint64_t { kNoSwizzle = 0, kSwizzle128 = 1 };
-
-// Rows of 128 bytes whose 16-byte units are XORed with the row's index modulo 8.
-__host__ __device__ constexpr uint64_t descriptor_swizzled(uint32_t address, uint32_t group,
-                                                           uint32_t base = 0) {
-    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(group >> 4) << 32 |
-           uint64_t(base & 7) << 49 | kSwizzle128 << 62;
-}
-
-// Rows of 16 bytes, eight of them adjacent; the second half of sixteen channels lies `half` bytes behind the
-// first.
-__host__ __device__ constexpr uint64_t descriptor_planes(uint32_t address, uint32_t half, uint32_t group) {
-    return uint64_t((address & 0x3ffff) >> 4) | uint64_t(half >> 4) << 16 | uint64_t(group >> 4) << 32;
-}
-
 // Matrix products between wgmma_begin and wgmma_commit run in order; registers are theirs until wgmma_wait.
 __device__ inline void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -246,5 +283,7 @@ __device__ inline void wgmma(float (&d)[4], uint64_t a_desc, uint64_t b_desc, in
     else
         SRK_WGMMA(8, "bf16", SRK_REGS_4, "%4", "%5", "%6", "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]));
 }
+
+#endif
 
 }  // namespace srk::sm90

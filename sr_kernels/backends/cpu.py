@@ -15,7 +15,7 @@ from torch import Tensor
 
 import sr_kernels._C as _C
 from sr_kernels import config
-from sr_kernels.backends import cpu_chain, cpu_pack, cpu_plan, selfcheck
+from sr_kernels.backends import cpu_chain, cpu_pack, cpu_plan, phases, selfcheck
 from sr_kernels.backends.base import (
     Backend,
     ChainArgs,
@@ -320,14 +320,7 @@ def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
 def is_enlarging(a: ConvArgs) -> bool:
     """Whether nearest x2 and 3x3 run as one convolution of four times the outputs and a pixel shuffle: where
     Winograd's computes it, 4 times fewer multiplications; the phases of the upsample save 2.25."""
-    return (
-        a.upsample == 2
-        and a.pixel_shuffle == 1
-        and not a.residuals
-        and tuple(a.weight.shape[2:]) == (3, 3)
-        and tuple(a.padding) == (1, 1, 1, 1)
-        and _winograd(replace(a, upsample=1), a.input.shape[2], a.input.shape[3])
-    )
+    return phases.is_enlarging(a) and _winograd(replace(a, upsample=1), a.input.shape[2], a.input.shape[3])
 
 
 def as_shuffle(a: ConvArgs) -> ConvArgs:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sr_kernels._C as _C
+from sr_kernels.backends import phases
 from sr_kernels.backends.kept import cached, zeros
-from sr_kernels.backends.phases import channel_order, weights_of_phases
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +57,7 @@ def vector(x: Tensor | None, co: int, kernel: Kernel, shuffle: int) -> Tensor:
         return x
 
     def make() -> Tensor:
-        return _pad_channels(channel_order(x.detach().float().expand(co), shuffle), block).contiguous()
+        return _pad_channels(phases.channel_order(x.detach().float().expand(co), shuffle), block).contiguous()
 
     return cached(x, ("vector", co, block, shuffle), make)
 
@@ -66,7 +66,7 @@ def weights(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: in
     """The packed weights of each phase, float32; weight (Co, Ci, kh, kw)."""
 
     def make() -> list[Tensor]:
-        found = weights_of_phases(weight.detach().float(), upsample, top, left)
+        found = phases.weights_of_phases(weight.detach().float(), upsample, top, left)
         return [_pack(w, kernel, shuffle) for w in found]
 
     return cached(weight, ("weights", kernel, shuffle, upsample, top, left), make)
@@ -75,17 +75,10 @@ def weights(weight: Tensor, kernel: Kernel, shuffle: int, upsample: int, top: in
 def enlarging(
     weight: Tensor, bias: Tensor | None, prelu: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(weight (4*Co, Ci, 3, 3), bias, PReLU weights) whose convolution, shuffled by 2, is that of weight (Co,
-    Ci, 3, 3) with padding 1 after a nearest upsample by 2: taps that meet on one small pixel are summed."""
+    """(weight, bias, PReLU weights) of phases.enlarging, float32."""
 
     def make() -> Tensor:
-        # taps[phase][offset -1, 0, 1 of the small pixel][tap]
-        taps = weight.new_tensor(
-            [[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], dtype=torch.float64
-        )
-        return (
-            torch.einsum("yik,xjl,ockl->oyxcij", taps, taps, weight.detach().double()).flatten(0, 2).float()
-        )
+        return phases.enlarging(weight.detach().float())
 
     def repeated(x: Tensor | None) -> Tensor | None:
         if x is None or x.shape[0] == 1:
@@ -97,7 +90,7 @@ def enlarging(
 
 def _pack(w: Tensor, kernel: Kernel, shuffle: int) -> Tensor:
     """w (Co, Ci, kh, kw) in the order of the kernel's kind, see csrc/cpu/kernels/conv_kernels.inl."""
-    w, lanes = channel_order(w, shuffle), kernel.lanes
+    w, lanes = phases.channel_order(w, shuffle), kernel.lanes
     if kernel.kind == "thin":  # [kh][kw][ceil(ci/lanes)][Co][lanes]
         w = F.pad(w, (0, 0, 0, 0, 0, -w.shape[1] % lanes)).unflatten(1, (-1, lanes))
         return w.permute(3, 4, 1, 0, 2).contiguous()

@@ -9,6 +9,7 @@ reason for the moment and no verdict: the next call asks again.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 import warnings
@@ -157,7 +158,7 @@ def check_kernel(device: torch.device, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Layer:
-    """3x3, by way of an epilogue: a curve, a shuffle by 2 and a base, or PReLU and a residual."""
+    """3x3, by way of an epilogue: a curve, a shuffle and a base, or PReLU and a residual."""
 
     ci: int
     co: int
@@ -190,7 +191,10 @@ def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_
     co = (24, 22, 12) if stacked else (72, 70, 48)
     yield _Layer(ci, co[0], samples=3, repeats=_multiprocessors(device))
     yield _Layer(ci + 16, co[1])
-    yield _Layer(ci + 48 if kernel.wide else 24, co[2], "nearest", 2 if stacked else 4)
+    ci = ci + 48 if kernel.wide else 24
+    yield _Layer(ci, co[2], "nearest", 2 if stacked else 4)
+    for outputs, shuffle in ((16, 4), (12, 2)) if stacked else ((48, 4), (60, 2)):
+        yield _Layer(ci, outputs, "bilinear", shuffle)
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -211,7 +215,8 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     bias = given(co)
     a = ConvArgs(picture(ci, h, w), weight, bias, padding=(1, 1, 1, 1), scale=0.5)
     if layer.base_mode:
-        a.activation, a.pixel_shuffle, a.base_mode = "silu", layer.shuffle, layer.base_mode
+        a.activation = "gelu" if layer.base_mode == "bilinear" else "silu"
+        a.pixel_shuffle, a.base_mode = layer.shuffle, layer.base_mode
         if layer.base_mode != "none":
             a.base = picture(co // layer.shuffle**2, h, w)
     else:
@@ -251,15 +256,19 @@ def check_memory_ops(device: torch.device) -> str:
     from sr_kernels.backends import cuda
 
     random = _normal(0)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        coarse = torch.randn(2, 12, 3, 5, generator=random, dtype=torch.float32, device="cpu")
-        coarse = coarse.contiguous(memory_format=layout)
-        fine = reference.pixel_shuffle(coarse, 2)
-        if not torch.equal(cuda.shuffle(coarse.to(device), 2).cpu(), fine):
-            return f"pixel_shuffle, {layout}"
+    layouts = torch.contiguous_format, torch.channels_last
+    # element by element, then 16 bytes at a time
+    sizes = [((2, 3, 3, 5), 2), *(((2, 8, 3, 16), factor) for factor in (2, 3, 4))]
+    for (shape, s), dtype, layout in itertools.product(sizes, (torch.float16, torch.float32), layouts):
+        n, c, h, w = shape
+        coarse = torch.randn(n, c * s * s, h, w, generator=random, dtype=torch.float32, device="cpu")
+        coarse = coarse.to(dtype).contiguous(memory_format=layout)
+        fine = reference.pixel_shuffle(coarse, s)
+        if not torch.equal(cuda.shuffle(coarse.to(device), s).cpu(), fine):
+            return f"pixel_shuffle by {s}, {dtype}, {layout}"
         fine = fine.contiguous(memory_format=layout)
-        if not torch.equal(cuda.unshuffle(fine.to(device), 2).cpu(), coarse):
-            return f"pixel_unshuffle, {layout}"
+        if not torch.equal(cuda.unshuffle(fine.to(device), s).cpu(), coarse):
+            return f"pixel_unshuffle by {s}, {dtype}, {layout}"
     x, r = torch.randn(2, 1, 3, 5, 7, generator=random, dtype=torch.float64, device="cpu").half()
     y = cuda.add(x.to(device), [(r.to(device), -2.0), (x.to(device), 0.5)], 0.25).cpu()
     exact = 0.75 * x.double() - 2.0 * r.double()

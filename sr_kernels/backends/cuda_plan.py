@@ -20,7 +20,14 @@ from sr_kernels.backends.base import ConvArgs, dense_strides, is_pixel_major, pi
 from sr_kernels.backends.kept import cached, zeros
 from sr_kernels.backends.params import DTYPES as DTYPES
 from sr_kernels.backends.params import conv_params, size_of
-from sr_kernels.backends.phases import Phase, channel_order, phases, weights_of_phases
+from sr_kernels.backends.phases import (
+    Phase,
+    channel_order,
+    enlarging,
+    is_enlarging,
+    phases,
+    weights_of_phases,
+)
 
 native: Any = None  # the extension
 missing = ""  # or why there is none
@@ -135,14 +142,15 @@ def is_aligned(x: Tensor) -> bool:
 
 
 def _vector(x: Tensor | None, like: Tensor, co: int, kernel: Kernel, shuffle: int) -> Tensor:
-    """Bias or PReLU weights (Co,) or (1,), float32, in packed order, padded with zeros to whole blocks, of
-    the Hopper kernel's 64 rows too."""
+    """Bias or PReLU weights (co,) or fewer, each for as many outputs, float32, in packed order, padded with
+    zeros to whole blocks, of the Hopper kernel's 64 rows too."""
     padding = -co % math.lcm(kernel.channels, 64)
     if x is None:
         return zeros(co + padding, like.device)
 
     def make() -> Tensor:
-        return F.pad(channel_order(x.detach().float().expand(co), shuffle), (0, padding)).contiguous()
+        each = x.detach().float().repeat_interleave(co // x.shape[0])
+        return F.pad(channel_order(each, shuffle), (0, padding)).contiguous()
 
     return cached(x, ("cuda vector", co, padding, shuffle), make)
 
@@ -185,13 +193,14 @@ class ConvPlan:
         left_out: names of kernels that must not be used. second: has the inputs that follow a.input's, where
         `reads_two`.
         """
+        able = _able(a, left_out)
+        form, self.steps, made_for = _form(a, y, able, second)
+        self.enlarges = form is not a
+        a = form
         co, ci = a.weight.shape[:2]
         left, _, top, _ = a.padding
-        self.settings = a.pixel_shuffle, a.upsample, top, left
+        self.outputs, self.settings = co, (a.pixel_shuffle, a.upsample, top, left)
         parts = _parts(a)
-        self.steps = [_step(a, y, phase, second) for phase in parts.values()]
-        able = _able(a, left_out)
-        made_for = _made_for(self.steps, able)
         self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
         first = next(iter(parts.values()))
         inputs = ci * first.kh * first.kw if self.gathers[0] else ci
@@ -210,10 +219,10 @@ class ConvPlan:
         # What a graph is captured with has to outlive its replays: `cached` sees to that.
         if known is not None and same and known.tails and not _is_captured(weight):
             return known
-        co, shuffle = weight.shape[0], self.settings[0]
-        vectors = [_vector(bias, weight, co, self.kernel, shuffle)]
+        shuffle = self.settings[0]
+        vectors = [_vector(bias, weight, self.outputs, self.kernel, shuffle)]
         if prelu is not None:
-            vectors.append(_vector(prelu, weight, co, self.kernel, shuffle))
+            vectors.append(_vector(prelu, weight, self.outputs, self.kernel, shuffle))
         parts = cached(weight, self._weights_key, lambda: self._pack(weight))
         self._keep(weight, bias, prelu, (parts, vectors) if same else ())
         return _Packed(None, bias, prelu, (), _tails(parts, vectors), (parts, vectors))
@@ -232,7 +241,8 @@ class ConvPlan:
 
     def _pack(self, weight: Tensor) -> list[Tensor]:
         shuffle, upsample, top, left = self.settings
-        parts = weights_of_phases(weight.detach().float(), upsample, top, left)
+        w = weight.detach().float()
+        parts = [enlarging(w)] if self.enlarges else weights_of_phases(w, upsample, top, left)
         return [
             pack(parts[i], self.kernel, gathers, shuffle).to(weight.dtype)
             for i, gathers in zip(self.parts, self.gathers, strict=True)
@@ -308,8 +318,25 @@ def _able(a: ConvArgs, left_out: Sequence[str]) -> list[Kernel]:
 
 def reads_two(a: ConvArgs, y: Tensor, left_out: Sequence[str], second: Tensor) -> bool:
     """Whether a kernel takes the convolution, see ConvPlan, where its last inputs lie in a second tensor."""
-    steps = [_step(a, y, phase, second) for phase in _parts(a).values()]
-    return _made_for(steps, _able(a, left_out)) is not None
+    return _form(a, y, _able(a, left_out), second)[2] is not None
+
+
+def _form(
+    a: ConvArgs, y: Tensor, able: Sequence[Kernel], second: Tensor | None
+) -> tuple[ConvArgs, list[Any], Kernel | None]:
+    """(a, or a as one convolution with a pixel shuffle where a special kernel takes that; its steps; the
+    special kernel that takes it, if one does)."""
+    forms = [a]
+    if is_enlarging(a):
+        co, *rest = a.weight.shape
+        weight = a.weight.new_empty((4 * co, *rest), device="meta")
+        forms.insert(0, replace(a, weight=weight, upsample=1, pixel_shuffle=2))
+    for form in forms:
+        steps = [_step(form, y, phase, second) for phase in _parts(form).values()]
+        kernel = _made_for(steps, able)
+        if kernel is not None:
+            break
+    return form, steps, kernel
 
 
 def _made_for(steps: Sequence[Any], able: Sequence[Kernel]) -> Kernel | None:
@@ -337,8 +364,7 @@ def has_special(a: ConvArgs, left_out: Sequence[str]) -> bool:
     y = torch.empty_strided(
         shape, dense_strides(shape, torch.channels_last), dtype=a.input.dtype, device="meta"
     )
-    able = _able(a, left_out)
-    return _made_for([_step(b, y, phase, None) for phase in _parts(a).values()], able) is not None
+    return _form(b, y, _able(a, left_out), None)[2] is not None
 
 
 def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:

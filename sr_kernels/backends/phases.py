@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exact rewrites of weights that every backend packs by: the phases of a nearest upsample, and the order of
-channels in which a pixel shuffle stores runs."""
+"""Exact rewrites of weights that every backend packs by: the phases of a nearest upsample, or the one kernel
+of all of them, and the order of channels in which a pixel shuffle stores runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sr_kernels.backends.base import ConvArgs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,28 @@ def weights_of_phases(w: Tensor, upsample: int, top: int, left: int) -> list[Ten
         return [w]
     rows = [_collapse(w.double(), 2, upsample, y, top) for y in range(upsample)]
     return [_collapse(row, 3, upsample, x, left).to(w.dtype) for row in rows for x in range(upsample)]
+
+
+def is_enlarging(a: ConvArgs) -> bool:
+    """Whether a is a nearest upsample by 2 and a 3x3 kernel, without what a pixel shuffle would move."""
+    return (
+        a.upsample == 2
+        and a.pixel_shuffle == 1
+        and not a.residuals
+        and tuple(a.weight.shape[2:]) == (3, 3)
+        and tuple(a.padding) == (1, 1, 1, 1)
+    )
+
+
+def enlarging(w: Tensor) -> Tensor:
+    """w (4*Co, Ci, 3, 3) whose convolution, shuffled by 2, is that of w (Co, Ci, 3, 3) with padding 1 after a
+    nearest upsample by 2: taps that meet on one small pixel summed, in float64, and rounded once to w's type.
+    """
+    # taps[phase][offset -1, 0, 1 of the small pixel][tap]
+    taps = w.new_tensor(
+        [[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], dtype=torch.float64
+    )
+    return torch.einsum("yik,xjl,ockl->oyxcij", taps, taps, w.double()).flatten(0, 2).to(w.dtype)
 
 
 def _offsets(size: int, upsample: int, phase: int, pad: int) -> list[int]:

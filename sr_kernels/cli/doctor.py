@@ -128,8 +128,16 @@ def _cuda() -> Lines:
         return
     yield "built", f"yes, {native.__file__}"
     yield "build id", native.build_id
-    yield "architectures", ", ".join(f"sm_{arch}" for arch in native.archs.split())
-    yield "kernels", ", ".join(kernel.name for kernel in cuda_plan.kernels())
+    for arch in native.archs.split():
+        major, minor = divmod(int(arch.rstrip("af")), 10)
+        later = "" if not arch.isdecimal() else f" and later {major}.x"
+        yield f"code for sm_{arch}", f"chips of compute capability {major}.{minor}{later}"
+    if plain := [arch for arch in native.archs.split() if arch.isdecimal()]:
+        yield "PTX", f"of sm_{plain[0]}, which the drivers of newer chips compile"
+    for capability in sorted({kernel.capability for kernel in cuda_plan.kernels()}):
+        chips = f" for {capability // 10}.{capability % 10} alone" if capability else ""
+        names = [kernel.name for kernel in cuda_plan.kernels() if kernel.capability == capability]
+        yield f"kernels{chips}", ", ".join(names)
 
 
 def _triton() -> Lines:

@@ -39,7 +39,12 @@ LAYERS = [
     _layer(64, 3),
     _layer(64, 48, shuffle=4, base="nearest", factor=4),
     _layer(64, 256, shuffle=2),
+    _layer(64, 48, shuffle=4, base="bilinear", factor=4),
+    _layer(64, 27, shuffle=3, base="bilinear", factor=3),
+    _layer(64, 32, activation="tanh"),
+    _layer(128, 64, activation="gelu", residuals=(1.0,), after=True),
     _layer(64, 64, upsample=2, activation="leaky_relu", slope=0.2),
+    _layer(64, 20, upsample=2, activation="prelu", slopes=20),
     _layer(64, 64, stride=2, activation="leaky_relu", slope=0.2),
     _layer(1, 56, kernel=(5, 5), padding=2, activation="prelu", slopes=56),
     _layer(56, 12, kernel=(1, 1), padding=0, activation="prelu", slopes=12),
@@ -78,6 +83,8 @@ _PICTURES = [
     *samples.PICTURES,
     samples.Picture(shape=(1, 64, 37, 53), layout="channels_last"),
     samples.Picture(shape=(1, 3, 131, 257), factor=4, layout="channels_last"),
+    samples.Picture(shape=(2, 16, 37, 53), factor=4, layout="channels_last"),
+    samples.Picture(shape=(1, 5, 37, 64), factor=3),
 ]
 _SOME_PICTURES = [p for p in _PICTURES if p.offset in (0, 1, 3, 8)]
 

@@ -31,6 +31,7 @@ CONVS = [
     samples.Conv(shape=(1, 3, 9, 35), channels=64, layout="channels_last"),
     samples.Conv(shape=(1, 64, 9, 35), channels=3, layout="channels_last"),
     samples.Conv(shape=(1, 64, 5, 17), channels=48, shuffle=4, base="nearest", factor=4),
+    samples.Conv(shape=(1, 64, 5, 17), channels=48, shuffle=4, base="bilinear", factor=4, activation="tanh"),
     samples.Conv(shape=(1, 32, 5, 9), channels=32, upsample=2, layout="channels_last"),
     samples.Conv(shape=(1, 32, 9, 11), channels=32, stride=2, layout="channels_last"),
     samples.Conv(shape=(1, 12, 7, 9), channels=12, kernel=(1, 1), padding=0),

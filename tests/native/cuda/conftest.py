@@ -37,13 +37,25 @@ def backend(hopper, monkeypatch) -> cuda.CudaBackend:
     return hopper
 
 
+_MARGIN = 64  # elements
+
+
 @pytest.fixture
-def poisoned(monkeypatch):
-    """New results are filled with NaN before a kernel writes them."""
-    empty = cuda._empty
+def poisoned(monkeypatch) -> Iterator[None]:
+    """New results are filled with NaN before a kernel writes them, and nothing is written around them."""
+    made: list[tuple[torch.Tensor, float]] = []
 
     def filled(shape, strides, like):
-        y = empty(shape, strides, like)
-        return y.fill_(torch.nan) if y.is_floating_point() else y.fill_(77)
+        poison = torch.nan if like.is_floating_point() else 77
+        size = (
+            sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1 if all(shape) else 0
+        )
+        memory = like.new_full((size + 2 * _MARGIN,), poison)
+        made.append((memory, poison))
+        return memory.as_strided(shape, strides, _MARGIN)
 
     monkeypatch.setattr(cuda, "_empty", filled)
+    yield
+    for memory, poison in made:
+        around = torch.cat([memory[:_MARGIN], memory[-_MARGIN:]])
+        assert torch.equal(around, torch.full_like(around, poison)) or bool(around.isnan().all())

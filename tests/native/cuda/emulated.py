@@ -5,10 +5,12 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +19,16 @@ ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
 CUDA = (
     *("conv2d_sm80.cu", "conv2d_sm80_float16.cu", "conv2d_sm80_bfloat16.cu", "conv2d_tail.cu"),
-    *("pointwise.cu", "module.cpp"),
+    *("conv2d_sm90_straight.cu", "conv2d_sm90_rare.cu", "conv2d_sm90_staged.cu", "conv2d_sm90.cu"),
+    *("pointwise.cu", "shuffle.cu", "module.cpp"),
 )
-UNITS = (*(CSRC / "cuda" / name for name in CUDA), Path(__file__).parent / "conv2d_sm90_plain.cpp")
-FLAGS = (
+UNITS = tuple(CSRC / "cuda" / name for name in CUDA)
+PLAIN_FLAGS = (
     *("-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-DSRK_EMULATE", "-DSRK_SM90"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-clobbered"),
+)
+FLAGS = (
+    *PLAIN_FLAGS,
     *("-DSRK_MODULE=_cuda_emulated", '-DSRK_BUILD_ID="emulated"', '-DSRK_CUDA_ARCHS="emulated"'),
 )
 
@@ -37,35 +43,43 @@ def compiler() -> str | None:
     return None
 
 
+def _inputs(source: Path, seen: set[Path] | None = None) -> set[Path]:
+    """source and what it includes of csrc, directly or not."""
+    seen = {source} if seen is None else seen | {source}
+    for name in re.findall(r'#\s*include "([^"]+)"', source.read_text()):
+        if (CSRC / name).exists() and CSRC / name not in seen:
+            seen = _inputs(CSRC / name, seen)
+    return seen
+
+
+def _kept(name: str, inputs: Iterable[Path], *command: str | Path) -> Path:
+    """What a command makes, kept under a hash of it and of its inputs."""
+    h = hashlib.sha256("\0".join(map(str, command)).encode())
+    for path in sorted(inputs):
+        h.update(path.read_bytes())
+    made = ROOT / "build" / "emulated" / h.hexdigest()[:24] / name
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=made.parent) as temporary:
+            subprocess.run([*command, "-o", f"{temporary}/{name}"], check=True)
+            (Path(temporary) / name).rename(made)
+    return made
+
+
 def build() -> ModuleType:
-    """The extension with emulated kernels; kept in build/emulated under a hash of its sources."""
+    """The extension with emulated kernels, its objects kept in build/emulated."""
     import pybind11
 
     cxx = compiler()
     assert cxx is not None
     include = [f"-I{CSRC}", f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
-    sources = sorted({*UNITS, *CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")})
-    h = hashlib.sha256("\0".join((cxx, *FLAGS, *include)).encode())
-    for source in sources:
-        h.update(source.read_bytes())
-    folder = ROOT / "build" / "emulated" / h.hexdigest()[:24]
-    made = folder / f"_cuda_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not made.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
 
-            def compiled(unit: Path) -> str:
-                target = f"{temporary}/{unit.name}.o"
-                subprocess.run([cxx, *FLAGS, *include, "-c", unit, "-o", target], check=True)
-                return target
+    def compiled(unit: Path) -> Path:
+        return _kept(f"{unit.name}.o", _inputs(unit), cxx, *FLAGS, *include, "-c", unit)
 
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                objects = list(pool.map(compiled, UNITS))
-            kept = Path(temporary) / "kept"
-            kept.mkdir()
-            subprocess.run([cxx, "-shared", *objects, "-o", kept / made.name], check=True)
-            if not folder.exists():
-                kept.rename(folder)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        objects = list(pool.map(compiled, UNITS))
+    made = _kept(f"_cuda_emulated{sysconfig.get_config_var('EXT_SUFFIX')}", objects, cxx, "-shared", *objects)
     spec = importlib.util.spec_from_file_location("_cuda_emulated", made)
     assert spec is not None
     assert spec.loader is not None

@@ -18,8 +18,8 @@ from pathlib import Path
 from tests.native.cuda.emulated import CSRC, ROOT
 
 FLAGS = ("-std=c++17", "-O3", "-Xptxas=-v", "-Werror=all-warnings")
-PORTABLE = ("conv2d_sm80_float16", "conv2d_sm80_bfloat16", "conv2d_tail", "pointwise")
-HOPPER = ("conv2d_sm90",)
+PORTABLE = ("conv2d_sm80_float16", "conv2d_sm80_bfloat16", "conv2d_tail", "pointwise", "shuffle")
+HOPPER = ("conv2d_sm90_straight", "conv2d_sm90_rare", "conv2d_sm90_staged")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@
 import os
 import runpy
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import setuptools
@@ -107,3 +110,24 @@ def test_when_the_cuda_kernels_are_optional(tools, build, monkeypatch, archs, na
     monkeypatch.setenv("SR_KERNELS_BUILD_NATIVE", native)
     found = {extension.name: extension for extension in build["extensions"]()}
     assert found["sr_kernels._cuda"].optional is optional
+
+
+def test_no_more_compilers_at_a_time_than_there_is_room_for(build):
+    """Nor fewer where units of as many wait."""
+    room, lock, now, most, order = build["Room"](5), threading.Lock(), [0], [0], []
+
+    def compiled(index, count):
+        with room.of(count):
+            with lock:
+                order.append(index)
+                now[0] += count
+                most[0] = max(most[0], now[0])
+            time.sleep(0.01)
+            with lock:
+                now[0] -= count
+
+    counts = [5, 1, 3, 1, 5, 2, 2, 1]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(compiled, range(8), counts))
+    assert most[0] == 5
+    assert sorted(order) == list(range(8))

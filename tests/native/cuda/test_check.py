@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sr_kernels.backends import cuda_check, cuda_plan, selfcheck
+from sr_kernels.cli import doctor
 from tests.native.cuda.test_emulated import CPU
 
 
@@ -51,6 +52,16 @@ def test_a_failure_lasts(unchecked):
         with pytest.warns(RuntimeWarning, match="residual_add"):
             assert cuda_check.reasons(CPU) == ["residual_add"]
     assert cuda_check.reasons(CPU) == ["residual_add"]
+
+
+def test_doctor_says_what_was_built_for_which_chips(hopper, extension, monkeypatch):
+    monkeypatch.setattr(extension, "archs", "80 90a")
+    lines = dict(doctor._cuda())
+    assert lines["code for sm_80"].endswith("8.0 and later 8.x")
+    assert lines["code for sm_90a"].endswith("capability 9.0")
+    assert lines["PTX"].startswith("of sm_80")
+    assert "conv2d_sm80/64" in lines["kernels"]
+    assert "conv2d_sm90/staged" in lines["kernels for 9.0 alone"]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,33 @@ def test_shuffles_are_exact(backend, sample, dtype):
     assert torch.equal(backend.pixel_unshuffle(x, r), reference.pixel_unshuffle(x, r))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("shape", "layout", "offset", "in_pieces"),
+    [
+        ((2, 16, 3, 5), "channels_last", 0, True),
+        ((1, 8, 2, 7), "channels_last", 0, True),
+        ((1, 10, 2, 7), "channels_last", 0, False),
+        ((2, 3, 2, 16), "contiguous", 0, True),
+        ((1, 1, 3, 8), "contiguous", 8, True),
+        ((1, 1, 3, 8), "contiguous", 1, False),
+        ((1, 2, 3, 9), "contiguous", 0, False),
+    ],
+)
+def test_shuffles_in_pieces_of_sixteen_bytes(
+    backend, extension, shape, layout, offset, factor, in_pieces, dtype, monkeypatch
+):
+    found = []
+    call = extension.shuffle
+    monkeypatch.setattr(cuda_plan.native, "shuffle", lambda *a: found.append(call(*a)))
+    sample = samples.Picture(shape=shape, factor=factor, layout=layout, offset=offset)
+    x, fine = sample.shuffled(dtype), sample.unshuffled(dtype)
+    assert torch.equal(backend.pixel_shuffle(x, factor), reference.pixel_shuffle(x, factor))
+    assert torch.equal(backend.pixel_unshuffle(fine, factor), reference.pixel_unshuffle(fine, factor))
+    assert found == [in_pieces] * 2
+
+
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32], ids=str)
 @pytest.mark.parametrize("sample", samples.PICTURES, ids=lambda s: s.name)
 def test_residual_add(backend, sample, dtype):

@@ -15,7 +15,8 @@ from tests.native.cuda.machine_code import HOPPER, PORTABLE, Kernel, kernels
 # One for each kind of chip: the oldest, Hopper, the newest. 86 and 89 are given the instructions of 80.
 ARCHS = ("80", "90a", "120")
 UNITS = [(unit, arch) for arch in ARCHS for unit in PORTABLE] + [(unit, "90a") for unit in HOPPER]
-CONVS = [pair for pair in UNITS if pair[0] != "pointwise" and pair[0] not in HOPPER]
+MEMORY = ("pointwise", "shuffle")
+CONVS = [pair for pair in UNITS if pair[0] not in (*MEMORY, *HOPPER)]
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,13 +38,7 @@ def named(unit: str, arch: str, text: str) -> list[Kernel]:
     return [kernel for kernel in kernels(unit, arch) if text in kernel.name]
 
 
-SPILLS = pytest.mark.xfail(strict=True, reason="kernels of more than 64 inputs spill registers there")
-
-
-@pytest.mark.parametrize(
-    ("unit", "arch"),
-    [pytest.param(*pair, marks=SPILLS if pair == ("conv2d_tail", "120") else ()) for pair in UNITS],
-)
+@pytest.mark.parametrize(("unit", "arch"), UNITS)
 def test_no_register_is_spilled_among_products(unit, arch):
     """None at all in kernels without products; what is set aside before them is read once behind them."""
     found = kernels(unit, arch)
@@ -87,9 +82,18 @@ def test_memory_bound_kernels_move_sixteen_bytes():
             assert kernel.count(r"STG\.E[.\w]*128"), kernel.name
 
 
+def test_shuffles_move_sixteen_bytes_where_they_can():
+    for arch in ARCHS:
+        found = named("shuffle", arch, "shuffle_pieces_kernel")
+        assert len(found) == 24  # factors, element sizes, layouts, directions
+        for kernel in found:
+            assert kernel.count(r"LDG\.E[.\w]*128") == kernel.count("LDG") > 0, kernel.name
+            assert kernel.count(r"STG\.E[.\w]*128") == kernel.count("STG") > 0, kernel.name
+
+
 def test_hopper_uses_warpgroups_and_the_copy_engine():
     """Warpgroup products that ptxas has not serialised, pixels by tensor maps, weights by bulk copies."""
-    found = kernels("conv2d_sm90", "90a")
+    found = [kernel for unit in HOPPER for kernel in kernels(unit, "90a")]
     for kernel in found:
         bfloat16 = "bfloat16" in kernel.name
         products = [line for line in kernel.code if line.startswith("HGMMA")]
@@ -107,5 +111,5 @@ def test_hopper_uses_warpgroups_and_the_copy_engine():
 def test_shared_memory_is_the_launch_s_alone():
     """What a launch asks for is all that a kernel takes, so that the launcher's sums hold."""
     for unit, arch in UNITS:
-        if unit != "pointwise":
+        if unit not in MEMORY:
             assert {k.name: k.shared for k in kernels(unit, arch) if k.shared} == {}

@@ -1,7 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels made for some layers alone. What stands for Hopper's (conv2d_sm90_plain.cpp) reads its packed
-weights; that for few outputs runs itself."""
+"""The kernels made for some layers alone: Hopper's, and the one for few outputs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,6 +33,19 @@ LAYERS = [
     ("stacked", layer(8, 5, 9, 11, activation="prelu", slopes=1)),
     ("stacked_wide", layer(160, 32, 9, 11, residuals=(1.0,))),
     ("stacked_wide", layer(72, 30, 9, 11, padding=2)),
+    ("resident", layer(16, 48, 7, 9, activation="gelu", shuffle=4, base="bilinear", factor=4)),
+    ("resident", layer(24, 60, 33, 17, activation="tanh", shuffle=2, base="bilinear", factor=2)),
+    ("resident", layer(16, 40, 9, 11, activation="gelu", residuals=(1.0,), after=True)),
+    ("streamed", layer(72, 130, 5, 7, activation="tanh", scale=0.5)),
+    ("streamed", layer(104, 36, 1, 1, shuffle=3, base="bilinear", factor=3)),
+    ("stacked", layer(64, 32, 9, 11, activation="tanh")),
+    ("stacked", layer(24, 27, 35, 18, shuffle=3, base="bilinear", factor=3)),
+    ("stacked_wide", layer(136, 12, 31, 9, activation="gelu", shuffle=2, base="bilinear", factor=2)),
+    ("stacked_wide", layer(72, 3, 9, 11, base="bilinear", factor=1)),
+    ("staged", layer(64, 64, 9, 11, upsample=2, activation="leaky_relu", slope=0.2)),
+    ("staged_wide", layer(72, 32, 5, 7, upsample=2, activation="prelu", slopes=32)),
+    ("resident", layer(16, 20, 9, 11, upsample=2, activation="prelu", slopes=1, base="same")),
+    ("stacked", layer(16, 3, 9, 11, upsample=2, base="nearest", factor=2)),
 ]
 
 
@@ -41,6 +53,26 @@ LAYERS = [
 @pytest.mark.parametrize(("variant", "sample"), LAYERS, ids=lambda v: v if isinstance(v, str) else v.name)
 def test_layers(hopper, variant, sample, dtype):
     assert check(hopper, sample, dtype) == [f"cuda/conv2d_sm90/{variant}"]
+
+
+# Several tiles for a block of threads: rings of tiles and of weights go round, warpgroups take turns.
+LARGE = [
+    ("staged", layer(64, 136, 50, 40, activation="prelu", slopes=136, residuals=(1.0, -0.5))),
+    ("resident", layer(40, 130, 70, 40, activation="silu", residuals=(1.0,), after=True)),
+    ("staged_wide", layer(136, 136, 50, 20, residuals=(0.2,), scale=0.04)),
+    ("streamed", layer(136, 130, 40, 40, activation="leaky_relu", slope=0.1)),
+    ("staged", layer(64, 136, 50, 40, activation="relu")),
+    ("resident", layer(8, 147, 70, 40, activation="gelu", shuffle=7, base="bilinear", factor=7)),
+    ("stacked", layer(64, 27, 70, 90, shuffle=3, base="nearest", factor=3)),
+    ("stacked_wide", layer(160, 24, 60, 70, activation="relu")),
+]
+
+
+@pytest.mark.parametrize("early", ["0", "1"])  # when asynchronous copies land
+@pytest.mark.parametrize(("variant", "sample"), LARGE, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_many_tiles(hopper, variant, sample, early, monkeypatch):
+    monkeypatch.setenv("SRK_EMULATE_EARLY", early)
+    assert check(hopper, sample, torch.float16) == [f"cuda/conv2d_sm90/{variant}"]
 
 
 TAILS = [
@@ -63,10 +95,11 @@ def test_few_outputs(hopper, sample, dtype):
     [
         layer(12, 64),
         layer(64, 64, 9, 11, stride=2),
-        layer(64, 64, 9, 11, upsample=2),
+        layer(64, 64, 9, 11, upsample=2, padding=0),
+        layer(64, 64, 9, 11, upsample=2, residuals=(1.0,)),
+        layer(64, 64, 9, 11, upsample=3),
         layer(64, 64, 9, 11, kernel=(1, 1), padding=0),
-        layer(16, 16, 9, 11, activation="gelu"),
-        layer(16, 16, 9, 11, base="bilinear"),
+        layer(16, 16, 9, 12, base="bilinear", factor=3),
         layer(16, 16, 9, 11, shuffle=2, base="nearest", factor=1),
         layer(64, 64, 9, 11, shuffle=2, residuals=(1.0,)),
     ],
@@ -84,6 +117,8 @@ def test_what_it_refuses_runs_by_the_portable_kernels(hopper, sample):
         (layer(64, 3, 9, 11), True),
         (layer(3, 64, 9, 11), False),
         (layer(64, 64, 9, 11, stride=2), False),
+        (layer(64, 64, 9, 11, upsample=2), True),
+        (layer(64, 64, 9, 11, upsample=3), False),
         (replace(layer(64, 64, 9, 11, residuals=(1.0,)), layout="contiguous"), True),
         (layer(16, 48, 7, 9, shuffle=4, base="nearest", factor=4), True),
     ],

@@ -1,0 +1,159 @@
+// Copyright (c) 2026 the sr_kernels authors.
+// SPDX-License-Identifier: Apache-2.0
+// Pixel shuffle and its inverse. Where 16 bytes of either side are neighbours, a thread moves `Pieces` of them
+// that lie together on one side and apart on the other, and exchanges their elements in registers:
+// channels_last, the coarse side's S*S sub-pixels of a few channels; contiguous, the fine side's S sub-pixels of
+// a few pixels of a row.
+#include "cuda/index.h"
+#include "cuda/launch.h"
+#include "cuda/pointwise.cuh"
+
+namespace srk::cuda {
+namespace {
+
+struct ShuffleArgs {
+    ShuffleParams p;
+    Divisor s, c;
+    int64_t rows, length;
+    bool pixel_major;
+};
+
+// Element by element. Rows of the fine side: (n, y) of x and c, where its channels lie side by side, or
+// (n, c, y) of x.
+
+template <class T>
+__global__ void shuffle_kernel(const __grid_constant__ ShuffleArgs a) {
+    const ShuffleParams& p = a.p;
+    const int64_t height = p.h * p.s, planes = a.pixel_major ? 1 : p.c;
+    T *const coarse = static_cast<T*>(const_cast<void*>(p.x)), *const fine = static_cast<T*>(p.y);
+    for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
+        const int64_t fy = row % height, plane = row / height % planes, n = row / height / planes;
+        const uint32_t cy = a.s.over(static_cast<uint32_t>(fy)), dy = static_cast<uint32_t>(fy) - cy * p.s;
+        for (int64_t i = first_index(); i < a.length; i += index_step()) {
+            const uint32_t fx = a.pixel_major ? a.c.over(static_cast<uint32_t>(i)) : static_cast<uint32_t>(i);
+            const int64_t c = a.pixel_major ? i - int64_t{fx} * p.c : plane;
+            const uint32_t cx = a.s.over(fx), dx = fx - cx * p.s;
+            T& near = fine[n * p.yn + c * p.yc + fy * p.yy + fx * p.yx];
+            T& far = coarse[n * p.xn + ((c * p.s + dy) * p.s + dx) * p.xc + cy * p.xy + cx * p.xx];
+            if (p.inverse)
+                far = near;
+            else
+                near = far;
+        }
+    }
+}
+
+// Rows: (n, y) of the coarse side where channels lie side by side, else (n, c, y) of the fine one. Indices of a
+// row: (x, pieces of channels), or pieces of x.
+template <class T, int S, bool PixelMajor, bool Inverse>
+__global__ void shuffle_pieces_kernel(const __grid_constant__ ShuffleArgs a) {
+    constexpr int kWidth = 16 / sizeof(T), kPieces = PixelMajor ? S * S : S;
+    using Piece = Several<T, kWidth>;
+    const ShuffleParams& p = a.p;
+    T *const coarse = static_cast<T*>(const_cast<void*>(p.x)), *const fine = static_cast<T*>(p.y);
+    for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
+        for (int64_t i = first_index(); i < a.length; i += index_step()) {
+            T *together, *first;   // of the pieces: the k-th lies at
+            int64_t down, across;  // first + k / S * down + k % S * across
+            if constexpr (PixelMajor) {
+                const int64_t n = row / p.h, y = row - n * p.h, x = a.c.over(static_cast<uint32_t>(i));
+                const int64_t c = (i - x * a.c.d) * kWidth;
+                together = coarse + n * p.xn + y * p.xy + x * p.xx + c * kPieces;
+                first = fine + n * p.yn + y * S * p.yy + x * S * p.yx + c;
+                down = p.yy, across = p.yx;
+            } else {
+                const int64_t height = p.h * S, plane = row / height, fy = row - plane * height;
+                const int64_t n = plane / p.c, c = plane - n * p.c, y = fy / S, dy = fy - y * S;
+                together = fine + n * p.yn + c * p.yc + fy * p.yy + i * kWidth * S;
+                first = coarse + n * p.xn + (c * S + dy) * S * p.xc + y * p.xy + i * kWidth;
+                down = 0, across = p.xc;
+            }
+            Piece in[kPieces], out[kPieces];
+            constexpr bool kGathers = PixelMajor == Inverse;
+            const auto apart = [&](int k) {
+                return reinterpret_cast<Piece*>(first + k / S * down + k % S * across);
+            };
+            SRK_UNROLL
+            for (int k = 0; k < kPieces; ++k)
+                in[k] = kGathers ? *apart(k) : reinterpret_cast<Piece*>(together)[k];
+            SRK_UNROLL
+            for (int k = 0; k < kPieces; ++k) SRK_UNROLL
+            for (int v = 0; v < kWidth; ++v) {
+                const int at = v * kPieces + k;  // where the v-th element of the k-th piece lies together
+                if constexpr (kGathers)
+                    out[at / kWidth].v[at % kWidth] = in[k].v[v];
+                else
+                    out[k].v[v] = in[at / kWidth].v[at % kWidth];
+            }
+            SRK_UNROLL
+            for (int k = 0; k < kPieces; ++k)
+                (kGathers ? reinterpret_cast<Piece*>(together)[k] : *apart(k)) = out[k];
+        }
+    }
+}
+
+template <class T, int S, bool PixelMajor>
+cudaError_t start_pieces(const ShuffleArgs& a, dim3 grid, cudaStream_t stream) {
+    return a.p.inverse ? launch(shuffle_pieces_kernel<T, S, PixelMajor, true>, grid, kThreads, 0, stream, a)
+                       : launch(shuffle_pieces_kernel<T, S, PixelMajor, false>, grid, kThreads, 0, stream, a);
+}
+
+template <class T, int S>
+cudaError_t start_pieces(ShuffleArgs a, cudaStream_t stream) {
+    const ShuffleParams& p = a.p;
+    const int64_t width = 16 / sizeof(T);
+    a.rows = a.pixel_major ? p.n * p.h : p.n * p.c * p.h * S;
+    a.length = a.pixel_major ? p.w * (p.c / width) : p.w / width;
+    if (a.pixel_major) a.c = Divisor(static_cast<uint32_t>(p.c / width));
+    const dim3 grid{blocks_for(a.length), static_cast<unsigned>(std::min<int64_t>(a.rows, 65535))};
+    return a.pixel_major ? start_pieces<T, S, true>(a, grid, stream)
+                         : start_pieces<T, S, false>(a, grid, stream);
+}
+
+template <class T>
+cudaError_t start_pieces(const ShuffleArgs& a, cudaStream_t stream) {
+    return a.p.s == 2   ? start_pieces<T, 2>(a, stream)
+           : a.p.s == 3 ? start_pieces<T, 3>(a, stream)
+                        : start_pieces<T, 4>(a, stream);
+}
+
+}  // namespace
+
+bool shuffles_in_pieces(const ShuffleParams& p) {
+    if (p.s < 2 || p.s > 4 || (p.size != 2 && p.size != 4)) return false;
+    const int64_t width = 16 / p.size;
+    const auto whole = [&](int64_t stride, int64_t extent) { return extent == 1 || stride % width == 0; };
+    if (!aligned(p.x, 16) || !aligned(p.y, 16) || !whole(p.xn, p.n) || !whole(p.yn, p.n) ||
+        !whole(p.xy, p.h) || !whole(p.yy, p.h * p.s))
+        return false;
+    if (p.xc == 1 && p.yc == 1) return p.c % width == 0 && whole(p.xx, p.w) && whole(p.yx, p.w * p.s);
+    return p.xx == 1 && p.yx == 1 && p.w % width == 0 && whole(p.xc, p.c * p.s * p.s) && whole(p.yc, p.c);
+}
+
+cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream) {
+    ShuffleArgs a{p, Divisor(static_cast<uint32_t>(p.s)), Divisor(static_cast<uint32_t>(p.c)), 0, 0, false};
+    a.pixel_major = p.yc == 1 && p.c > 1;
+    if (shuffles_in_pieces(p)) {
+        a.pixel_major = p.xc == 1 && p.yc == 1;
+        if (p.h * p.s < int64_t{1} << 31 && p.w * p.c < int64_t{1} << 31)
+            return p.size == 2 ? start_pieces<uint16_t>(a, stream) : start_pieces<uint32_t>(a, stream);
+    }
+    a.rows = p.n * p.h * p.s * (a.pixel_major ? 1 : p.c);
+    a.length = p.w * p.s * (a.pixel_major ? p.c : 1);
+    if (a.length >= int64_t{1} << 31 || p.h * p.s >= int64_t{1} << 31) return cudaErrorInvalidValue;
+    const dim3 grid{blocks_for(a.length), static_cast<unsigned>(std::min<int64_t>(a.rows, 65535))};
+    switch (p.size) {
+        case 1:
+            return launch(shuffle_kernel<uint8_t>, grid, kThreads, 0, stream, a);
+        case 2:
+            return launch(shuffle_kernel<uint16_t>, grid, kThreads, 0, stream, a);
+        case 4:
+            return launch(shuffle_kernel<uint32_t>, grid, kThreads, 0, stream, a);
+        case 8:
+            return launch(shuffle_kernel<uint64_t>, grid, kThreads, 0, stream, a);
+        default:
+            return cudaErrorInvalidValue;
+    }
+}
+
+}  // namespace srk::cuda
