@@ -167,6 +167,14 @@ def _conv_transpose2d(
     )
 
 
+def _own_conv_transpose2d(input: Any, weight: Any, bias: Any = None, **options: Any) -> Known | None:
+    """ops.conv_transpose2d itself, without the arguments that say nothing."""
+    if not is_image(input):
+        return None
+    given = {name: _plain(v) for name, v in options.items() if v != DEFAULTS.get(name, 0)}
+    return ops.conv_transpose2d, (input, weight, bias), given
+
+
 def _activation_module(m: _Module, x: Any) -> Known | None:
     arguments = arguments_of(m.module)
     if arguments is None or not is_tensor(x):
@@ -229,19 +237,53 @@ def _interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Known | None:
-    if (
-        size is not None
-        or antialias
-        or align_corners
-        or mode not in ("nearest", "bilinear")
-        or not is_image(input)
-    ):
+    if antialias or align_corners or mode not in ("nearest", "bilinear") or not is_image(input):
         return None
+    if size is not None:
+        scale_factor = _times_own_size(size, input)
     factors = set(scale_factor) if isinstance(scale_factor, (tuple, list)) else {scale_factor}
     factor = number(factors.pop())
     if factors or factor is None or factor < 1 or factor != int(factor):
         return None
     return enlarge, (input, int(factor), mode), {}
+
+
+def _times_own_size(size: Any, x: fx.Node) -> Any:
+    """The two numbers that x's height and width are multiplied by to give the size; None where it is not
+    made so. That it was so for the pictures tried would say nothing of others."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        return None
+    return [_times(side, x, axis) for axis, side in zip((2, 3), size, strict=True)]
+
+
+def _times(side: Any, x: fx.Node, axis: int) -> float | None:
+    if graphs.is_call(side, operator.mul):
+        for a, b in (side.args, side.args[::-1]):
+            if number(b) is not None and _is_size(a, x, axis):
+                return number(b)
+    return 1.0 if _is_size(side, x, axis) else None
+
+
+def _is_size(node: Any, x: fx.Node, axis: int) -> bool:
+    """x.size(axis), x.shape[axis], or an item of such a slice of it, as unpacking takes."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_method" and node.target == "size":
+        return node.args[0] is x and len(node.args) == 2 and node.args[1] in (axis, axis - 4)
+    if not graphs.is_call(node, operator.getitem) or not isinstance(node.args[1], int):
+        return False
+    whole, item = graphs.operands(node)
+    places = list(range(4))
+    if graphs.is_call(whole, operator.getitem) and isinstance(whole.args[1], slice):
+        whole, part = whole.args
+        if not graphs.static([part.start, part.stop, part.step]):
+            return False
+        places = places[part]
+    is_shape = graphs.is_call(whole, getattr) and whole.args[1] == "shape"
+    is_shape |= isinstance(whole, fx.Node) and whole.op == "call_method" and whole.target == "size"
+    if not is_shape or whole.args[0] is not x or not -len(places) <= item < len(places):
+        return False
+    return places[item] == axis
 
 
 def _upsample_module(m: _Module, x: Any) -> Known | None:
@@ -342,6 +384,7 @@ _FUNCTIONS: dict[Any, Callable[..., Known | fx.Node | None]] = {
     **dict.fromkeys((F.sigmoid, torch.sigmoid), _simple("sigmoid")),
     F.leaky_relu: _leaky_relu,
     ops.conv2d: _own_conv,
+    ops.conv_transpose2d: _own_conv_transpose2d,
     F.gelu: _gelu,
     **dict.fromkeys((F.prelu, torch.prelu), lambda input, weight: _activation("prelu", input, 0.0, weight)),
     **dict.fromkeys((F.pixel_shuffle, torch.pixel_shuffle), _pixel_shuffle),
@@ -352,8 +395,8 @@ _FUNCTIONS: dict[Any, Callable[..., Known | fx.Node | None]] = {
     F.batch_norm: _batch_norm,
     with_format: _with_format,
     **dict.fromkeys((operator.add, torch.add), _arithmetic(operator.add)),
-    **dict.fromkeys((operator.sub, torch.sub), _arithmetic(operator.sub)),
-    **dict.fromkeys((operator.mul, torch.mul), _arithmetic(operator.mul)),
+    **dict.fromkeys((operator.sub, torch.sub, torch.subtract), _arithmetic(operator.sub)),
+    **dict.fromkeys((operator.mul, torch.mul, torch.multiply), _arithmetic(operator.mul)),
     **dict.fromkeys((operator.truediv, torch.div), _arithmetic(operator.truediv)),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
 }
@@ -365,5 +408,6 @@ _METHODS: dict[str, Any] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
+    "multiply": torch.mul,
     "div": torch.div,
 }

@@ -1,0 +1,153 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What may be written in several ways becomes one call, and only where it is the same for every size."""
+
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sr_kernels
+from sr_kernels import ops
+from sr_kernels.optimizer.capture import capture
+from tests.optimizer.rewrites.small import Of, calls, check, names, rewritten, shaken
+
+
+def conv(ci=4, co=4):
+    return nn.Conv2d(ci, co, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m.conv(x) + x * 0.5,
+        lambda m, x: torch.add(m.conv(x), x, alpha=0.5),
+        lambda m, x: m.conv(x).add(x, alpha=0.5),
+        lambda m, x: m.conv(x).sub(x, alpha=-0.5),
+        lambda m, x: m.conv(x).add_(x, alpha=0.5),
+        lambda m, x: torch.multiply(x, 0.5) + m.conv(x),
+        lambda m, x: m.conv(x).sub(x.multiply(-0.5)),
+    ],
+)
+def test_sums(forward):
+    found = check(shaken(Of(forward, conv=conv())), 4, "conv + scale + residual", 1, ["conv2d"])
+    ((_, weight),) = calls(found, ops.conv2d)[0].kwargs["residual"]
+    assert weight == 0.5
+
+
+def height_width(m, x):
+    h, w = x.shape[2:]
+    return (h * 2, w * 2)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        lambda m, x: (x.shape[2] * 2, x.shape[3] * 2),
+        lambda m, x: (2 * x.size(2), x.size(-1) * 2),
+        lambda m, x: [x.shape[-2] * 2, x.size()[3] * 2],
+        height_width,
+    ],
+)
+def test_enlargement_to_a_multiple_of_its_own_size(size):
+    module = Of(lambda m, x: m.conv(F.interpolate(x, size(m, x), mode="nearest")), conv=conv())
+    check(shaken(module), 4, "upsample + conv", 1, ["conv2d"])
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        lambda m, x, y: (x.shape[2], x.shape[3]),
+        lambda m, x, y: (y.shape[2] * 2, y.shape[3] * 3),
+        lambda m, x, y: (y.shape[3] * 2, y.shape[2] * 2),
+        lambda m, x, y: (16, 24),
+    ],
+    ids=["another's", "two factors", "turned", "numbers"],
+)
+def test_not_to_a_size_that_only_was_a_multiple(size):
+    def forward(m, x):
+        y = F.max_pool2d(x, 2)
+        return m.conv(F.interpolate(y, size(m, x, y), mode="nearest"))
+
+    found = rewritten(shaken(Of(forward, conv=conv())), 4, ((1, 16, 24), (2, 16, 24)))
+    assert found.counts["upsample + conv"] == 0
+    assert "interpolate" in names(found)
+
+
+def test_a_concatenation_of_one():
+    module = Of(lambda m, x: F.relu(m.conv(torch.cat([x], 1))), conv=conv())
+    check(shaken(module), 4, "conv + activation", 1, ["conv2d"])
+
+
+def test_the_librarys_layers():
+    layers = sr_kernels.nn
+    module = nn.Sequential(
+        layers.ConvAct2d(4, 6, 3, padding=1, activation="relu"),
+        layers.ConvTransposeAct2d(6, 5, 3, stride=2, padding=1),
+        nn.PReLU(5),
+        layers.PixelShuffleConv2d(5, 3, 3, padding=1, padding_mode="reflect", upscale_factor=2),
+    )
+    expected = ["conv2d", "conv_transpose2d", "pad", "conv2d"]
+    sizes = ((1, 9, 12), (2, 7, 5), (1, 3, 4))
+    check(shaken(module), 4, "conv + activation", 1, expected, sizes=sizes)
+
+
+class CastsItsMean(nn.Module):
+    """As SPAN does: an attribute is set to itself in the picture's dtype."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv = conv(3, 4)
+        self.mean = torch.rand(1, 3, 1, 1)
+        self.other = torch.rand(1, 3, 1, 1)
+        self.how = forward
+
+    def forward(self, x):
+        self.how(self, x)
+        return self.conv((x - self.mean) * 255)
+
+    def cast(self, x):
+        self.mean = self.mean.type_as(x)
+
+    def swap(self, x):
+        self.mean = self.other.type_as(x)
+
+    def count(self, x):
+        self.mean = self.mean.type_as(x) + 1
+
+
+def test_an_attribute_set_to_itself():
+    module = shaken(CastsItsMean(CastsItsMean.cast))
+    before = module.mean
+    check(module, 3, "constants into conv", 1, ["sub", "conv2d"])
+    assert module.mean is before or torch.equal(module.mean, before)
+
+
+@pytest.mark.parametrize("how", [CastsItsMean.swap, CastsItsMean.count])
+def test_not_an_attribute_set_to_something_else(how):
+    module = shaken(CastsItsMean(how))
+    assert capture(module).reason == "its forward changes mean"
+
+
+def test_a_run_of_the_module_inside_is_not_forgotten():
+    """A module that stays as it is may do more than it returns: it is called though nobody reads it."""
+
+    class Counts(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            type(self).calls += int(x.shape[0] > 0)
+            return x
+
+    def forward(m, x):
+        m.counts(x)
+        return F.relu(m.conv(x))
+
+    module = shaken(Of(forward, conv=conv(), counts=Counts()))
+    found = rewritten(module, 4)
+    before = Counts.calls
+    found.function(module, torch.rand(1, 4, 5, 5))
+    assert Counts.calls == before + 1
+    assert operator.contains(names(found), "counts")
