@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import importlib.util
 import inspect
 import io
@@ -140,10 +141,10 @@ class _Runtime(nn.Module):
     """A file as a module."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
         super().__init__()
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.session: Any = importlib.import_module("onnxruntime").InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
 
     def forward(self, *args: Tensor) -> Any:
         names = [node.name for node in self.session.get_inputs()]
