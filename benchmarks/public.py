@@ -33,6 +33,7 @@ class Public:
     small: dict[str, Any] = field(default_factory=dict)
     channels: tuple[int, ...] = (3,)
     side: int = 16  # pixels, of the smallest picture that it takes
+    step: int = 8  # to another size that it takes
 
     def build(self) -> nn.Module:
         """In eval mode, with weights of one seed. Raises what the class raises."""
@@ -64,7 +65,11 @@ PUBLIC = (
     Public("FBCNN", "FBCNN"),
     Public("FDAT", "FDAT", {"embed_dim": 24, "num_groups": 1, "depth_per_group": 1}),
     Public(
-        "FFTformer", "FFTformer", {"dim": 16, "num_blocks": [1, 1, 1], "num_refinement_blocks": 1}, side=32
+        "FFTformer",
+        "FFTformer",
+        {"dim": 16, "num_blocks": [1, 1, 1], "num_refinement_blocks": 1},
+        side=32,
+        step=32,
     ),
     Public("GRL", "GRL", {"embed_dim": 24, "depths": [1], "num_heads_window": [2], "num_heads_stripe": [2]}),
     Public("HAT", "HAT", {**_ONE, "embed_dim": 60, "window_size": 8, "num_feat": 16, "upscale": 2}),
