@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
 # Every target sets up what it needs, in .venv, and reuses it the next time.
-#   make demo | test | bench | bench-sweep | bench-roofline | bench-check | bench-ops
+#   make demo | test | bench | bench-sweep | bench-roofline | bench-check | bench-ops | bench-optimize
 #        lint | format | sanitize | setup | clean | distclean
 #   make gpu-check | gpu-probe | gpu-sanitize | gpu-bench | gpu-build   on a machine with a GPU, without setting up .venv
 #   PYTHON=python3.12   the interpreter that .venv is made from (once)
@@ -26,7 +26,7 @@ SHELL := /bin/bash
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: setup test demo bench bench-sweep bench-roofline bench-check bench-ops lint sanitize format clean distclean FORCE
+.PHONY: setup test demo bench bench-sweep bench-roofline bench-check bench-ops bench-optimize lint sanitize format clean distclean FORCE
 .PHONY: gpu-build gpu-probe gpu-check gpu-sanitize gpu-bench
 
 setup: $(STAMPS)/native
@@ -57,6 +57,10 @@ bench-check: setup $(STAMPS)/bench
 # One layer, one function at a time, under pytest-benchmark; BENCH_ARGS="-k prelu" chooses.
 bench-ops: setup
 	$(BIN)/python -m pytest benchmarks/bench_ops.py --benchmark-only $(BENCH_ARGS)
+
+# sr_kernels.optimize on our networks and, where spandrel is installed, on those that it has.
+bench-optimize: setup
+	$(BIN)/python -m benchmarks.optimize $(BENCH_ARGS) && $(BIN)/python -m benchmarks.optimize --readme
 
 lint: setup
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ ROOMS = {
     "weights": set(),
     "pipeline": {*CORE, "backends", "image", "ops", "nn", "models"},
     "train": {*CORE, "backends", "image", "ops", "nn", "models"},
-    "bench": {*CORE, "backends", "image", "ops", "nn", "models", "pipeline"},
+    "bench": {*CORE, "backends", "image", "ops", "nn", "models", "optimizer", "pipeline"},
     "cli": {
         *CORE,
         "_C",

@@ -4,23 +4,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from sr_kernels.bench import ncnn_file as ncnn_format
 from sr_kernels.bench.problem import Problem
-
-OPSET = 20
-INPUT, OUTPUT = "x", "y"
+from sr_kernels.optimizer.export import INPUT as INPUT
+from sr_kernels.optimizer.export import OUTPUT as OUTPUT
+from sr_kernels.optimizer.export import onnx_program
 
 
 def onnx_file(problem: Problem) -> Path:
@@ -60,29 +55,4 @@ def discard(problem: Problem) -> None:
 
 def export(module: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
     """Writes a module as ONNX, weights inside, at these inputs' shapes."""
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            tuple(inputs),
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-            input_names=[INPUT, *(f"{INPUT}{i}" for i in range(1, len(inputs)))],
-            output_names=[OUTPUT],
-        )
-        assert program is not None
-        program.save(str(path), external_data=False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about packages that it does not need."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+    onnx_program(module, inputs).save(str(path), external_data=False)

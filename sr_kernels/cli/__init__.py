@@ -17,12 +17,13 @@ from pathlib import Path
 from types import ModuleType
 
 from sr_kernels import __version__
-from sr_kernels.cli import bench, doctor, models, train, tune, upscale
+from sr_kernels.cli import bench, doctor, models, optimize, train, tune, upscale
 
 PROG = "sr-kernels"
 COMMANDS: tuple[ModuleType, ...] = (
     upscale,
     models,
+    optimize,
     bench,
     doctor,
     train,

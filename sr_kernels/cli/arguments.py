@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 
 def positive(text: str) -> int:
@@ -35,3 +36,11 @@ def setting(text: str) -> tuple[str, str]:
     if not (key.isidentifier() and equals and value):
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, found {text!r}")
     return key, value
+
+
+def size(text: str) -> tuple[int, int]:
+    """WxH as (width, height)."""
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, as 320x180, found {text!r}")
+    return int(match[1]), int(match[2])

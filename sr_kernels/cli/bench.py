@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sr_kernels import config
-from sr_kernels.cli.arguments import positive, setting, threads
+from sr_kernels.cli.arguments import positive, setting, size, threads
 from sr_kernels.cli.progress import Progress, Update
 
 if TYPE_CHECKING:
@@ -25,14 +24,6 @@ DEFAULT = ("eager", "eager_cl", "onnxruntime", "openvino", "ncnn", "eager_bf16",
 AGAINST = (*DEFAULT[:2], "compile", *DEFAULT[2:], "ncnn_bf16")
 _LARGE = 100.0  # GFLOP; above it float64 would take a minute, and eager's error is taken on a small picture
 _SMALL = 64
-
-
-def size(text: str) -> tuple[int, int]:
-    """WxH as (width, height)."""
-    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, as 320x180, found {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:

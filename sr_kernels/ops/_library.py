@@ -45,6 +45,10 @@ def _run(backend: Backend, op: str, args: Any) -> Tensor:
     return result
 
 
+# The ops in PyTorch's own pieces, for what has to be without ours: decompositions as torch.export takes them.
+PLAIN: dict[Any, Callable[..., Tensor]] = {}
+
+
 def define(
     name: str,
     schema: str,
@@ -116,6 +120,7 @@ def define(
             )
         return _run(find("torch"), name, args)
 
+    PLAIN[op] = plain if otherwise is None else otherwise
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
     return op, plain, call

@@ -285,7 +285,7 @@ class Region:
             return False
         if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
             return False
-        return not any(m.training for m, _, name, fact in bound if name and fact.trained)
+        return not structure.trains(bound)
 
     def _warn(self, module: nn.Module, text: str) -> None:
         if not self._warned:

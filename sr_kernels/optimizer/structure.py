@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from sr_kernels.nn.conv import is_hooked
-
 _OWN = frozenset(vars(nn.Module()))  # attributes that every module has
 _PLAIN = (int, float, bool, str, type(None))
 
@@ -26,8 +24,9 @@ class _Fact:
     trained: bool  # its forward asks for the training flag
 
 
-# One module as found: itself, where it hangs and under which name, what it was.
-_Bound = list[tuple[nn.Module, dict[str, Any], str, _Fact]]
+# One module as found: itself, its attributes, where it hangs and under which name, its hooks, what it was.
+_Bound = list[tuple[nn.Module, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Fact]]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Structure:
@@ -49,26 +48,30 @@ class Structure:
             parent, _, name = fact.path.rpartition(".")
             above = module.get_submodule(parent)
             found = module.get_submodule(fact.path)
-            bound.append((found, above._modules if name else {}, name, fact))
+            hooks = tuple(vars(found)[kind] for kind in _HOOKS) if name else ()
+            bound.append((found, vars(found), above._modules if name else {}, name, hooks, fact))
         return bound
 
     def altered(self, bound: _Bound) -> str:
-        """What is not as it was, in words; "" where everything is."""
-        for m, siblings, name, fact in bound:
+        """What is not as it was, in words; "" where everything is. It runs at every call."""
+        for m, own, siblings, name, hooks, fact in bound:
             if name:
                 if siblings.get(name) is not m or type(m) is not fact.kind:
                     return f"{fact.path} is another module"
-                if is_hooked(m):
+                if any(hooks):
                     return f"{fact.path} has hooks"
-            own = m.__dict__
             if "forward" in own:
                 return f"{fact.path or 'the module'} has a forward of its own"
-            if len(m._modules) != fact.children:
+            if fact.children != len(own["_modules"]):
                 return f"{fact.path or 'the module'} has other modules inside"
             for attribute, value in fact.attributes:
                 if own.get(attribute, m) != value:
                     return f"{f'{fact.path}.{attribute}'.lstrip('.')} has changed"
         return ""
+
+    def trains(self, bound: _Bound) -> bool:
+        """Whether a module inside that asks for the training flag is in training mode."""
+        return any(own["training"] for _, own, _, name, _, fact in bound if name and fact.trained)
 
 
 def _attributes(module: nn.Module) -> tuple[tuple[str, Any], ...]:

@@ -44,20 +44,27 @@ def test_the_ten_lines_of_use(folder):
     assert names["z"].shape == (1, 64, 180, 320)
 
 
-def test_the_equivalence():
+def test_any_network_in_one_line(capsys):
     names = run(SNIPPETS[1])
+    assert "Sequential: " in capsys.readouterr().out
+    x = torch.rand(1, 3, 9, 8)
+    torch.testing.assert_close(names["fast"](x), names["network"](x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_equivalence():
+    names = run(SNIPPETS[2])
     assert names["fused"].shape == names["plain"].shape == (1, 16, 180, 320)
     assert (names["fused"] - names["plain"]).abs().max() <= 1e-5 * names["plain"].abs().max()
 
 
 def test_the_choice_of_backends(capsys):
-    names = run(SNIPPETS[2])
+    names = run(SNIPPETS[3])
     assert len(names["names"]) == 1
     assert "torch" in capsys.readouterr().out
 
 
 def test_every_snippet_is_run():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_the_commands_exist():

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import pytest
 
+from sr_kernels import optimize
 from sr_kernels.optimizer import samples, timing
+from tests.optimizer.networks import net
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +16,13 @@ def _whatever_the_clock_says(request, monkeypatch):
     if request.node.path.name != "test_timing.py":
         monkeypatch.setattr(timing, "kept", lambda model, regions, sample, report: regions)
         monkeypatch.setattr(samples, "larger", lambda module, sample: sample)
+
+
+@pytest.fixture
+def model():
+    return net()
+
+
+@pytest.fixture
+def fast(model):
+    return optimize(model)

@@ -47,6 +47,19 @@ class Body(nn.Module):
         return self.two(F.relu(self.one(x))) + x
 
 
+class Opaque(nn.Module):
+    """No graph as a whole; two parts inside have one."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([Body(), Body()])
+
+    def forward(self, x, loud=False):
+        for part in self.parts if float(x.sum()) > -1e9 else ():
+            x = part(x)
+        return x
+
+
 def net(**sizes):
     torch.manual_seed(0)
     return Net(**sizes).eval()

@@ -1,0 +1,190 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""python -m benchmarks.optimize: what sr_kernels.optimize makes of networks as they are found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import public, report
+from sr_kernels import create, optimize
+from sr_kernels.bench import machine, plain
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "optimize-cpu.json"
+DOCUMENT = ROOT / "docs" / "optimize.md"
+SIDE = 64  # pixels of the picture; the batch is one
+_ROUNDS = (3, 15)
+OWN = {
+    "srvgg (ours)": ("srvgg", {}),
+    "espcn (ours)": ("espcn", {}),
+    "fsrcnn (ours)": ("fsrcnn", {}),
+    "edsr (ours)": ("edsr", {}),
+    "rrdbnet (ours, 3 blocks)": ("rrdbnet", {"num_block": 3}),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network; milliseconds, medians of interleaved rounds. ratio: to the faster eager."""
+
+    name: str
+    shape: tuple[int, ...]
+    captured: str  # "whole", or how many parts
+    ours_of: tuple[int, int]  # operations by fused kernels, all in what was captured
+    parity: str
+    seconds: float  # that optimize took
+    eager: float
+    eager_channels_last: float
+    ours: float
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the faster eager."""
+        return min(self.eager, self.eager_channels_last) / self.ours
+
+
+def networks() -> dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]]:
+    """What is measured, by name: a module and its inputs."""
+    found: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {}
+    for name, network in public.plain_networks().items():
+        found[name] = lambda network=network: (network, _picture(network))  # type: ignore[misc]
+    for name, (kind, sizes) in OWN.items():
+        found[name] = lambda kind=kind, sizes=sizes: _own(kind, sizes)  # type: ignore[misc]
+    if public.installed():
+        for entry in public.PUBLIC:
+            found[f"{entry.package}/{entry.name}"] = lambda e=entry: (e.build(), e.inputs(SIDE))  # type: ignore[misc]
+    return found
+
+
+def _own(kind: str, sizes: Mapping[str, Any]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    network = plain.frozen(plain.kaiming_(create(kind, **sizes)))
+    return network, _picture(network)
+
+
+def _picture(network: nn.Module) -> tuple[Tensor, ...]:
+    channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
+    return (torch.rand((1, channels, SIDE, SIDE), generator=torch.Generator("cpu").manual_seed(1)),)
+
+
+def measured(name: str, network: nn.Module, inputs: tuple[Tensor, ...], seconds: float) -> Row:
+    """Optimises a network, and times it beside itself."""
+    start = time.perf_counter()
+    fast = optimize(network, inputs)
+    took = time.perf_counter() - start
+    told = fast.report()
+    last = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+    runs = {"eager": (network, inputs), "last": (network, last), "ours": (fast, inputs), "fast": (fast, last)}
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        for i in range(1 + _ROUNDS[1]):
+            if i > _ROUNDS[0] and time.perf_counter() - begin > seconds:
+                break
+            for key, (module, arguments) in runs.items():
+                start = time.perf_counter()
+                module(*arguments)
+                if i:
+                    times[key].append((time.perf_counter() - start) * 1e3)
+    medians = {key: statistics.median(found) for key, found in times.items()}
+    regions = told.regions
+    captured = "-" if not regions else "whole" if [r[0] for r in regions] == [""] else str(len(regions))
+    parity = "-" if told.parity is None else f"{told.parity.ours:.1e} / {told.parity.eager:.1e}"
+    return Row(
+        name,
+        tuple(inputs[0].shape),
+        captured,
+        (sum(ours for _, _, ours in regions), sum(calls for _, calls, _ in regions)),
+        parity,
+        took,
+        medians["eager"],
+        medians["last"],
+        min(medians["ours"], medians["fast"]),
+        next(iter(told.undone.values()), next(iter(told.notes), "")) if not regions else "",
+    )
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table, from what the file of results holds."""
+    heads = ["network", "captured", "ops ours / all", "error ours / eager", "eager, ms", "channels_last"]
+    rows = []
+    for entry in found["rows"]:
+        row = Row(**{**entry, "ours_of": tuple(entry["ours_of"])})
+        ours, calls = row.ours_of
+        cells = [row.name, row.captured, f"{ours} / {calls}" if calls else "-", row.parity]
+        times = [f"{t:.2f}" for t in (row.eager, row.eager_channels_last, row.ours)]
+        rows.append([*cells, *times, f"{row.ratio:.2f}x"])
+    where = found["environment"]
+    caption = (
+        f"{where['processor']}, {found['threads']} threads, PyTorch {where['torch']}, float32, one picture "
+        f"of {SIDE}x{SIDE} pixels; medians of interleaved rounds. Reproduce: `make bench-optimize`."
+    )
+    return "\n\n".join([report.grid([*heads, "ours", "ratio"], rows), caption])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures what is asked for and merges it into the results; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.optimize", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="networks with one of these")
+    parser.add_argument("--missing", action="store_true", help="only those that the results lack")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which no further one is begun")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of timing one network")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="name the networks")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the table of docs/optimize.md, time nothing"
+    )
+    args = parser.parse_args(arguments)
+    if args.readme:
+        report.fill(DOCUMENT, "optimize", markdown(json.loads(RESULTS.read_text())))
+        return 0
+    chosen = {name: make for name, make in networks().items() if _wanted(name, args.only)}
+    if args.list:
+        print("\n".join(chosen))
+        return 0
+    threads = machine.set_threads(args.threads)
+    machine.keep_pages()
+    known: dict[str, Any] = {}
+    if RESULTS.exists():
+        known = {entry["name"]: entry for entry in json.loads(RESULTS.read_text())["rows"]}
+    begin = time.monotonic()
+    for name, make in chosen.items():
+        if args.missing and name in known:
+            continue
+        if time.monotonic() - begin > 60 * args.minutes:
+            print(f"left for the next run: {name} and what follows", file=sys.stderr)
+            break
+        row = measured(name, *make(), args.seconds)
+        print(f"{name}: {row.captured}, {row.ours_of}, {row.ratio:.2f}x, {row.seconds:.1f} s {row.note}")
+        known[name] = asdict(row)
+        _write(known, threads)
+    return 0
+
+
+def _wanted(name: str, texts: Sequence[str]) -> bool:
+    return not texts or any(text.lower() in name.lower() for text in texts)
+
+
+def _write(known: Mapping[str, Any], threads: int) -> None:
+    order = list(networks())
+    rows = sorted(known.values(), key=lambda e: order.index(e["name"]) if e["name"] in order else len(order))
+    text = json.dumps({"environment": machine.environment(), "threads": threads, "rows": rows}, indent=1)
+    part = RESULTS.with_suffix(".part")
+    part.write_text(text + "\n")
+    part.replace(RESULTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is changed of an optimised module or its original afterwards is noticed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from sr_kernels import optimize
+from tests.optimizer.networks import (
+    Body,
+    assert_original_runs,
+    assert_ours,
+    assert_same,
+    conv,
+    net,
+    picture,
+)
+
+
+def in_place(conv):
+    with torch.no_grad():
+        conv.weight.mul_(0.5)
+
+
+def replaced(conv):
+    conv.weight = nn.Parameter(conv.weight.detach() * 0.5)
+
+
+def by_data(conv):
+    conv.weight.data = conv.weight.data * 0.5
+
+
+def by_data_twice(conv):
+    """The second tensor may get the memory of the first."""
+    for _ in range(3):
+        conv.weight.data = conv.weight.data * 0.5
+
+
+def transposed(conv):
+    conv.weight.data = conv.weight.data.transpose(2, 3)
+
+
+def no_bias(conv):
+    with torch.no_grad():
+        conv.bias.zero_()
+
+
+@pytest.mark.parametrize("change", [in_place, replaced, by_data, by_data_twice, transposed, no_bias])
+@pytest.mark.parametrize("layer", ["first", "second", "last"])
+@pytest.mark.parametrize("side", ["fast", "model"])
+def test_changed_weights_are_noticed(fast, model, change, layer, side):
+    before = fast(picture())
+    change(getattr({"fast": fast, "model": model}[side], layer))
+    assert not torch.equal(model(picture()), before)
+    assert_same(fast, model, picture())
+    assert_ours(fast, picture())
+
+
+def test_changed_statistics_are_noticed(fast, model):
+    fast(picture())
+    with torch.no_grad():
+        model.norm.running_mean.add_(1.0)
+        model.norm.weight.mul_(3.0)
+    assert_same(fast, model, picture())
+
+
+def test_training_and_back(fast, model):
+    fast(picture())
+    twin = copy.deepcopy(model).train()
+    fast.train()
+    assert torch.equal(fast(picture(3, 3, 8, 8)), twin(picture(3, 3, 8, 8)))
+    assert torch.equal(fast.norm.running_mean, twin.norm.running_mean)
+    assert_original_runs(fast, picture())
+    twin.norm.load_state_dict(fast.norm.state_dict())
+    fast.eval()
+    assert_ours(fast, picture())
+    assert_same(fast, twin.eval(), picture())
+
+
+def test_one_layer_in_training_mode(fast, model):
+    fast.norm.train()
+    twin = copy.deepcopy(model)
+    twin.norm.train()
+    assert torch.equal(fast(picture(2, 3, 8, 8)), twin(picture(2, 3, 8, 8)))
+    fast.norm.eval()
+    assert_ours(fast, picture())
+
+
+def test_made_in_training_mode():
+    model = net().train()
+    fast = optimize(model)
+    assert fast.training
+    assert all(m.training for m in model.modules())
+    assert "training mode" in str(fast.report())
+    twin = copy.deepcopy(model)
+    assert torch.equal(fast(picture(2, 3, 8, 8)), twin(picture(2, 3, 8, 8)))
+    fast.eval()
+    assert_ours(fast, picture())
+
+
+def test_training_steps_are_the_originals():
+    """A step of an optimiser in eval mode, with its gradients, is that of the plain module."""
+    model = net()
+    twin = copy.deepcopy(model)
+    fast = optimize(model)
+    for module in (fast, twin):
+        steps = torch.optim.SGD(module.parameters(), 0.1)
+        for _ in range(3):
+            steps.zero_grad()
+            module(picture(2, 3, 9, 8)).square().mean().backward()
+            steps.step()
+    for ours, theirs in zip(fast.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert_same(fast, twin, picture())
+
+
+def test_hooks_on_the_module(fast, model):
+    seen = []
+    handle = fast.register_forward_hook(lambda m, args, y: seen.append(y.shape) or y * 2)
+    assert torch.allclose(fast(picture()), 2 * net()(picture()), atol=1e-5)
+    assert_ours(fast, picture())
+    handle.remove()
+    assert len(seen) == 2
+    assert_same(fast, model, picture())
+
+
+def test_hooks_inside_put_there_later_run(fast, model):
+    seen = []
+    handle = fast.second.register_forward_hook(lambda m, args, y: seen.append(y))
+    with pytest.warns(RuntimeWarning, match="second has hooks"):
+        y = fast(picture())
+    assert torch.equal(y, model(picture()))
+    assert len(seen) == 2
+    handle.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_ours(fast, picture())
+    assert len(seen) == 2
+
+
+def test_hooks_inside_that_were_there_run(model):
+    seen = []
+    model.second.register_forward_hook(lambda m, args, y: seen.append(y) or y * 3)
+    fast = optimize(model)
+    seen.clear()
+    y = fast(picture())
+    assert len(seen) == 1
+    torch.testing.assert_close(y, model(picture()))
+    assert_ours(fast, picture())
+
+
+def other_layer(m):
+    m.act = nn.Tanh()
+
+
+def other_forward(m):
+    m.second.forward = lambda x: x * 2
+
+
+def other_slope(m):
+    m.act.negative_slope = 0.9
+
+
+def other_epsilon(m):
+    m.norm.eps = 0.5
+
+
+@pytest.mark.parametrize("change", [other_layer, other_forward, other_slope, other_epsilon])
+@pytest.mark.parametrize("called_before", [False, True])
+def test_another_structure_runs_by_the_original_forward(fast, model, change, called_before):
+    if called_before:
+        fast(picture())
+    change(fast)
+    twin = net()
+    change(twin)
+    with pytest.warns(RuntimeWarning, match="since it was optimised"):
+        assert torch.equal(fast(picture()), twin(picture()))
+
+
+def test_another_number_of_its_own():
+    class Scaled(Body):
+        factor = 1.0
+
+        def __init__(self):
+            super().__init__()
+            self.scale, self.mode = 0.5, "add"
+
+        def forward(self, x):
+            return super().forward(x) * self.scale
+
+    model = Scaled().eval()
+    fast = optimize(model)
+    assert_ours(fast, picture())
+    fast.scale = 2.0
+    with pytest.warns(RuntimeWarning, match="scale has changed"):
+        y = fast(picture())
+    torch.testing.assert_close(y, 4 * model(picture()))
+
+
+def test_one_layer_more_in_a_list():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([conv(3, 3), nn.ReLU()])
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model = Listed().eval()
+    fast = optimize(model)
+    fast.layers.append(conv(3, 3))
+    with pytest.warns(RuntimeWarning, match="layers has other modules inside"):
+        assert torch.equal(fast(picture()), model(picture()))
