@@ -31,11 +31,14 @@ class Binding:
         self,
         module: nn.Module,
         constants: Sequence[Node],
+        fixed: Mapping[Node, Any],
         kinds: Mapping[Node, tuple[torch.Size, torch.dtype]],
         isa: Isa,
         programs: Sequence[Sequence[Emit]],
     ) -> None:
-        """constants: nodes in their order; kinds: shape and dtype that their tensors must have."""
+        """constants: nodes in their order; fixed: what others give, whatever the module; kinds: shape and
+        dtype that the constants' tensors must have."""
+        self._fixed = fixed
         self._tables: list[Mapping[str, Any]] = []
         self._names: list[str] = []
         self._found: list[Any] = []
@@ -102,7 +105,10 @@ class Binding:
         return getattr(module, name)
 
     def _evaluated(self, node: Node) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.constants[n])
+        def given(read: Node) -> Any:
+            return self._fixed[read] if read in self._fixed else self.constants[read]
+
+        args, kwargs = map_arg((node.args, node.kwargs), given)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)

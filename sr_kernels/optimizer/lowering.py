@@ -33,6 +33,8 @@ from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuf
 _TENSORS = frozenset(("input", "weight", "bias", "prelu_weight", "residual", "base", "layers"))
 _EPILOGUE = ("activation", "negative_slope", "backend")
 _CATS = (torch.cat, torch.concat, torch.concatenate)
+# These give the same for the same numbers.
+_MAKERS = (torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace, torch.eye, torch.tensor)
 # Nodes of these names give other values at every call.
 _RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "poisson", "exponential", "cauchy")
 
@@ -101,7 +103,9 @@ class Lowering:
         if not all(n in self.constants or n in self.fixed for n in read):
             return False
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return any(n in self.constants for n in read) and not any(word in name for word in _RANDOM)
+        if any(n in self.constants for n in read):
+            return not any(word in name for word in _RANDOM)
+        return node.target in _MAKERS
 
     # What Python sees.
 
