@@ -349,6 +349,17 @@ def test_shapes_are_constants():
     check(b, (b.conv(shuffled, 3), twice), picture(1, 3, 6, 7))
 
 
+def test_numbers_of_values_are_no_constants():
+    b = Builder()
+    h = b.conv(b.input(3), 16)
+    gain = b.method("item", b.method("amax", h))
+    twice = b.call(operator.mul, gain, 2.0)
+    count = b.call(operator.add, b.call(len, h), b.call(getattr, h, "ndim"))
+    scaled = b.conv(h, 8, scale=gain)
+    summed = b.call(ops.residual_add, scaled, [(b.conv(h, 8), twice)], channels=8)
+    check(b, (b.conv(summed, 4), count, gain), picture(1, 3, 6, 7))
+
+
 class Keeper(nn.Module):
     """Keeps what it is shown, as hooks do."""
 
@@ -361,10 +372,13 @@ class Keeper(nn.Module):
         return x[:, :, 1:]
 
 
-def test_modules_may_keep_their_inputs():
+@pytest.mark.parametrize("is_view", [False, True])
+def test_modules_may_keep_their_inputs(is_view):
     b = Builder()
     b.module.keeper = Keeper()
     h = b.conv(b.input(3), 16)
+    if is_view:
+        h = b.call(operator.getitem, h, (..., slice(0, 8)), channels=16)
     node = b.graph.call_module("keeper", (h,))
     b.channels[node] = 16
     session = check(b, b.conv(b.conv(node, 8), 8), picture(1, 3, 8, 9))
