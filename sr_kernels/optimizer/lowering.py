@@ -35,8 +35,30 @@ _EPILOGUE = ("activation", "negative_slope", "backend")
 _CATS = (torch.cat, torch.concat, torch.concatenate)
 # What asks tensors for no values: methods and attributes, functions.
 _OF_SHAPE = frozenset(
-    "size shape stride dim ndim ndimension numel nelement element_size itemsize dtype device layout type "
-    "is_floating_point is_complex is_contiguous is_cpu is_cuda requires_grad get_device __len__".split()
+    [
+        "size",
+        "shape",
+        "stride",
+        "dim",
+        "ndim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "element_size",
+        "itemsize",
+        "dtype",
+        "device",
+        "layout",
+        "type",
+        "is_floating_point",
+        "is_complex",
+        "is_contiguous",
+        "is_cpu",
+        "is_cuda",
+        "requires_grad",
+        "get_device",
+        "__len__",
+    ]
 )
 _FUNCTIONS_OF_SHAPE = (
     len,
