@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torch.fx import Node
 
 from sr_kernels.optimizer.arena import ALIGNMENT
-from sr_kernels.optimizer.steps import ARENA, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
+from sr_kernels.optimizer.steps import ARENA, Add, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
 
 # Bytes of a wide buffer that may outlive its concatenation for the sake of a part: caches hold it anyway.
 _SMALL = 256 << 10
@@ -153,17 +153,19 @@ class Placing:
         return self.copies_early
 
     def _taken_over(self, step: Step, i: int) -> Buffer | None:
-        """The buffer of a residual that nobody needs after this step. Kernels read a pixel's residuals before
-        they write that pixel, and no other's."""
-        if not isinstance(step, Conv) or step.y.is_fresh:
+        """The buffer of something added that nobody needs after this step. Kernels read what they add to a
+        pixel before they write that pixel, and nothing of others."""
+        if not isinstance(step, (Conv, Add)) or step.y.is_fresh:
             return None
-        for residual in step.residuals:
+        added = step.residuals if isinstance(step, Conv) else step.terms
+        others = [step.x, step.base] if isinstance(step, Conv) else []
+        for residual in added:
             buffer = residual.buffer
-            others = [step.x, step.base, *(r for r in step.residuals if r is not residual)]
             if (
                 buffer is not None
                 and buffer.slot >= 0
                 and residual.shape == step.y.shape
+                and not residual.planar
                 and buffer.channels == residual.shape[1]
                 and all(other is None or other.buffer is not buffer for other in others)
                 and all(value.end <= i for value in self.values[id(buffer)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sr_kernels import ops
 from sr_kernels.optimizer.session import Session
 from tests.optimizer import graphs
 from tests.optimizer.graphs import CL, Builder, check, picture, ran
@@ -125,6 +126,26 @@ def test_sums_in_place():
         h = b.conv(b.conv(h, 16, activation="relu"), 16, residual=[(h, 1.0)], scale=0.1)
     session = check(b, b.conv(h, 3), picture(2, 3, 33, 21))
     assert session.arena_bytes <= 2 * 2 * 16 * 33 * 21 * 4 + 64
+
+
+def test_sums_of_terms_in_place():
+    b = Builder()
+    h = b.conv(b.input(3), 16)
+    for _ in range(3):
+        h = b.call(ops.residual_add, b.conv(h, 16), [(h, 0.5)], scale=2.0, channels=16)
+        h = b.call(ops.residual_add, h, h, channels=16)
+    session = check(b, b.conv(h, 3), picture(1, 3, 32, 20))
+    assert session.arena_bytes == 2 * 16 * 32 * 20 * 4
+
+
+def test_inputs_are_not_written_over():
+    """A layer's own input as residual, and as base."""
+    b = Builder()
+    h = b.conv(b.input(3), 16)
+    for kwargs in ({"residual": h}, {"base": h}):
+        h = b.conv(h, 16, **kwargs)
+        h = b.conv(h, 16, residual=[(h, 0.5), (b.conv(h, 16), 2.0)])
+    check(b, b.conv(h, 3), picture(1, 3, 32, 20))
 
 
 @every_dtype
