@@ -31,19 +31,19 @@ class Binding:
         self,
         module: nn.Module,
         constants: Sequence[Node],
+        fixed: Mapping[Node, Any],
         kinds: Mapping[Node, tuple[torch.Size, torch.dtype]],
         isa: Isa,
         programs: Sequence[Sequence[Emit]],
-        fixed: Mapping[Node, Any],
     ) -> None:
-        """constants: nodes in their order; kinds: shape and dtype that their tensors must have; fixed: what
-        follows from shapes and dtypes alone."""
+        """constants: nodes in their order; fixed: what others give, whatever the module; kinds: shape and
+        dtype that the constants' tensors must have."""
+        self._fixed = fixed
         self._tables: list[Mapping[str, Any]] = []
         self._names: list[str] = []
         self._found: list[Any] = []
         self._seen: dict[str, nn.Module] = {"": module}
         self._is_volatile = False
-        self._fixed = fixed
         self.constants: dict[Node, Any] = {}
         # new tensors even under inference mode: of those that count no versions nothing packed is kept
         with torch.inference_mode(False), torch.no_grad():
@@ -104,11 +104,11 @@ class Binding:
         self._is_volatile = True  # made anew each time it is asked for, as by a parametrisation
         return getattr(module, name)
 
-    def _value(self, node: Node) -> Any:
-        return self.constants[node] if node in self.constants else self._fixed[node]
-
     def _evaluated(self, node: Node) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), self._value)
+        def given(read: Node) -> Any:
+            return self._fixed[read] if read in self._fixed else self.constants[read]
+
+        args, kwargs = map_arg((node.args, node.kwargs), given)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)

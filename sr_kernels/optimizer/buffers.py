@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from torch.fx import Node
 
 from sr_kernels.optimizer.arena import ALIGNMENT
-from sr_kernels.optimizer.steps import Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
+from sr_kernels.optimizer.steps import ARENA, Add, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
 
 # Bytes of a wide buffer that may outlive its concatenation for the sake of a part: caches hold it anyway.
 _SMALL = 256 << 10
+_LONG = 4  # steps
+_WORTH = 0.95  # of the arena, for more copies
 
 
 def number(lowered: Lowered) -> None:
@@ -39,16 +41,45 @@ def number(lowered: Lowered) -> None:
                     lowered.made[node].end = max(lowered.made[node].end, until)
 
 
-class Placing:
-    """Gives every made value its buffer, and turns concatenations into the copies that are still needed."""
+def placed(lowered: Lowered) -> tuple[Placing, int]:
+    """Every made value in a buffer, every buffer in one arena; the bytes of that."""
+    placing, size = _placed(lowered, copies_early=False)
+    if placing.has_early:
+        other, less = _placed(lowered, copies_early=True)
+        if less <= _WORTH * size:
+            return other, less
+        placing, size = _placed(lowered, copies_early=False)
+    return placing, size
 
-    def __init__(self, lowered: Lowered) -> None:
+
+def _placed(lowered: Lowered, *, copies_early: bool) -> tuple[Placing, int]:
+    placing = Placing(lowered, copies_early=copies_early)
+    in_arena = [buffer for buffer in placing.buffers if buffer.slot == ARENA]
+    return placing, arrange(in_arena, len(lowered.steps))
+
+
+class Placing:
+    """Gives every made value its buffer, and turns concatenations into the copies that are still needed.
+
+    Two sorts of parts are copied rather than made where they are concatenated, though a kernel could: those
+    that are needed longer than the rest, since the wide buffer would have to live as long as they do; and, if
+    that makes the arena smaller (copies_early), those that are made long before the rest, such as what passes
+    by a U-Net's deeper levels, since the wide buffer would have to be there as early as they are.
+    """
+
+    def __init__(self, lowered: Lowered, *, copies_early: bool) -> None:
         self.lowered = lowered
+        self.copies_early = copies_early
+        self.has_early = False
         self.buffers: list[Buffer] = []
         self.values: dict[int, list[Value]] = {}  # of a buffer
         self.contents: dict[int, dict[tuple[int, int], Value]] = {}  # of a buffer, by channel and count
         self.places: dict[int, list[tuple[Buffer, int]]] = {}  # where a value lies, or will be copied to
         cats = [step for step in lowered.steps if isinstance(step, Cat)]
+        for step in lowered.steps:
+            made = step.makes()
+            if made is not None:
+                made.buffer = None
         for cat in reversed(cats):  # of those that grow from each other the widest comes first
             self._concatenate(cat)
         for i, step in enumerate(lowered.steps):
@@ -87,7 +118,7 @@ class Placing:
             where = channel, part.shape[1]
             if where not in self.contents[id(buffer)]:
                 self.contents[id(buffer)][where] = part
-                if self._may_lie_in(part, buffer, until):
+                if self._may_lie_in(part, buffer, until) and not self._is_early(part, cat, buffer):
                     self._put(part, buffer, channel)
                 else:
                     self.places.setdefault(id(part), []).append((buffer, channel))
@@ -108,24 +139,33 @@ class Placing:
         return None
 
     def _may_lie_in(self, part: Value, buffer: Buffer, until: int) -> bool:
-        """Whether the part is made where it is concatenated. Elsewhere, and copied, if it is needed longer
-        than the rest: the wide buffer would have to live as long as the part."""
+        """Whether the part could be made where it is concatenated."""
         if not part.is_made or part.buffer is not None or part.is_whole or part.is_fresh or part.planar:
             return False
         return part.end <= until or buffer.size <= _SMALL
 
+    def _is_early(self, part: Value, cat: Cat, buffer: Buffer) -> bool:
+        """Whether the part is to be copied because it is made long before the next one."""
+        later = [other.begin for other in cat.parts if other.is_made and other.begin > part.begin]
+        if not later or min(later) - part.begin <= _LONG or buffer.size <= _SMALL:
+            return False
+        self.has_early = True
+        return self.copies_early
+
     def _taken_over(self, step: Step, i: int) -> Buffer | None:
-        """The buffer of a residual that nobody needs after this step. Kernels read a pixel's residuals before
-        they write that pixel, and no other's."""
-        if not isinstance(step, Conv) or step.y.is_fresh:
+        """The buffer of something added that nobody needs after this step. Kernels read what they add to a
+        pixel before they write that pixel, and nothing of others."""
+        if not isinstance(step, (Conv, Add)) or step.y.is_fresh:
             return None
-        for residual in step.residuals:
+        added = step.residuals if isinstance(step, Conv) else step.terms
+        others = [step.x, step.base] if isinstance(step, Conv) else []
+        for residual in added:
             buffer = residual.buffer
-            others = [step.x, step.base, *(r for r in step.residuals if r is not residual)]
             if (
                 buffer is not None
                 and buffer.slot >= 0
                 and residual.shape == step.y.shape
+                and not residual.planar
                 and buffer.channels == residual.shape[1]
                 and all(other is None or other.buffer is not buffer for other in others)
                 and all(value.end <= i for value in self.values[id(buffer)])

@@ -34,11 +34,52 @@ from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuf
 _TENSORS = frozenset(("input", "weight", "bias", "prelu_weight", "residual", "base", "layers"))
 _EPILOGUE = ("activation", "negative_slope", "backend")
 _CATS = (torch.cat, torch.concat, torch.concatenate)
+# What asks tensors for no values: methods and attributes, functions.
+_OF_SHAPE = frozenset(
+    [
+        "size",
+        "shape",
+        "stride",
+        "dim",
+        "ndim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "element_size",
+        "itemsize",
+        "dtype",
+        "device",
+        "layout",
+        "type",
+        "is_floating_point",
+        "is_complex",
+        "is_contiguous",
+        "is_cpu",
+        "is_cuda",
+        "requires_grad",
+        "get_device",
+        "__len__",
+    ]
+)
+_FUNCTIONS_OF_SHAPE = (
+    len,
+    torch.numel,
+    torch.is_tensor,
+    torch.is_floating_point,
+    torch.is_complex,
+    isinstance,
+)
+# These give the same for the same numbers.
+_MAKERS = (torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace, torch.eye, torch.tensor)
 
 
 def same_layout(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
     """Whether tensors of this shape and of strides a and b lie alike in memory."""
     return 0 in shape or all(n == 1 or i == j for n, i, j in zip(shape, a, b, strict=True))
+
+
+class _Unfixed(Exception):
+    """A number that an op is given does not follow from shapes."""
 
 
 class Lowering:
@@ -85,21 +126,39 @@ class Lowering:
             self.constants[node] = None
             return
         value = self.values[node]
-        if not isinstance(value, Tensor) and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+        if not isinstance(value, Tensor) and self._is_fixed(node, value):
             self.fixed[node] = value
             return
         if node.op != "call_module" and self._is_constant(node):
             self.constants[node] = None
             return
         lower = _NATIVE.get(node.target) if node.op == "call_function" else None
-        if lower is None or not lower(self, node):
+        try:
+            done = lower is not None and lower(self, node)
+        except _Unfixed:
+            done = False
+        if not done:
             self._call(node)
+
+    def _is_fixed(self, node: Node, value: Any) -> bool:
+        """Whether shapes alone decide what is no tensor."""
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            return False
+        if node.op == "call_method":
+            of_shape = node.target in _OF_SHAPE
+        elif node.target is getattr:
+            of_shape = node.args[1] in _OF_SHAPE
+        else:
+            of_shape = node.target in _FUNCTIONS_OF_SHAPE
+        return of_shape or all(n in self.fixed for n in node._input_nodes)
 
     def _is_constant(self, node: Node) -> bool:
         read = node._input_nodes
         if not all(n in self.constants or n in self.fixed for n in read):
             return False
-        return any(n in self.constants for n in read) and not is_random(node)
+        if any(n in self.constants for n in read):
+            return not is_random(node)
+        return node.target in _MAKERS
 
     # What Python sees.
 
@@ -113,8 +172,8 @@ class Lowering:
             leaves = tree_leaves(self.values[n])
             if any(isinstance(leaf, Tensor) and _storage(leaf) in storages for leaf in leaves):
                 call.aliases.append(n)
-                if kept:
-                    self._give([n])
+        if kept:
+            self._give(node.all_input_nodes)
 
     def _shown(self, node: Node, is_kept: bool) -> Value:
         """A made value as the run before gave it."""
@@ -146,6 +205,8 @@ class Lowering:
     def _plain(self, arg: Any) -> Any:
         """An argument whose nodes, if any, stand for what shapes decide."""
         if isinstance(arg, Node):
+            if arg not in self.fixed:
+                raise _Unfixed
             return self.fixed[arg]
         if isinstance(arg, (list, tuple)):
             return tuple(self._plain(item) for item in arg)
@@ -429,6 +490,9 @@ class Lowering:
         if any(part is None or part.dtype != y.dtype for part in found) or y.dtype.itemsize > 8:
             return False
         if not self._is_among_natives(node, *parts):
+            return False
+        formats = (torch.channels_last, torch.contiguous_format)
+        if not any(same_layout(y.shape, y.stride(), dense_strides(y.shape, format)) for format in formats):
             return False
         value = Value(tuple(y.shape), y.dtype)
         self.steps.append(Cat([self._any_layout(part) for part in parts], value))

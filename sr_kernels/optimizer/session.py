@@ -43,9 +43,8 @@ class Session:
         lowered = Lowering(graph, values).result()
         lowered.steps = chained(lowered.steps)
         buffers.number(lowered)
-        placing = buffers.Placing(lowered)
-        in_arena = [buffer for buffer in placing.buffers if buffer.slot == ARENA]
-        self._pool = Pool(buffers.arrange(in_arena, len(lowered.steps)))
+        placing, size = buffers.placed(lowered)
+        self._pool = Pool(size)
         self._schedule = Schedule(lowered, placing, values)
         self._isa = current_isa()
         self._constants = lowered.constants
@@ -86,12 +85,7 @@ class Session:
                 binding = self._bindings.get(module)
                 if binding is None or not binding.is_current():
                     binding = Binding(
-                        module,
-                        self._constants,
-                        self._kinds,
-                        self._isa,
-                        self._schedule.programs,
-                        self._fixed,
+                        module, self._constants, self._fixed, self._kinds, self._isa, self._schedule.programs
                     )
                     self._bindings[module] = binding
         return binding

@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from sr_kernels import ops
+from sr_kernels import ops, record_kernels
 from sr_kernels.optimizer import arena
 from sr_kernels.optimizer.session import Session
 
@@ -159,3 +159,10 @@ def _other(x: Tensor) -> Tensor:
     storage = x.untyped_storage().clone()
     torch.empty(0, dtype=x.dtype).set_(storage).mul_(-0.75)
     return torch.empty(0, dtype=x.dtype).set_(storage, x.storage_offset(), x.shape, x.stride())
+
+
+def ran(session: Session, module: nn.Module, *inputs: Any) -> list[str]:
+    """The kernels of one call."""
+    with record_kernels() as names:
+        session.run(module, inputs)
+    return names
