@@ -37,6 +37,9 @@ LAYERS: tuple[Case, ...] = (
     ConvCase("3x3 12->12 prelu", *SIZE, ci=12, co=12, activation="prelu"),
     ConvCase("5x5 3->64 relu", *SIZE, ci=3, kernel=5, activation="relu"),
     ConvCase("9x9 64->3", *SIZE, co=3, kernel=9),
+    ConvCase("3x3 64->32 tanh", *SIZE, co=32, activation="tanh"),
+    ConvCase("3x3 64->64 gelu", *SIZE, activation="gelu"),
+    ConvCase("3x3 64->48 shuffle4 + bilinear base", *SIZE, co=48, pixel_shuffle=4, base_mode="bilinear"),
 )
 MEMORY: tuple[Case, ...] = (
     MemoryCase("pixel shuffle 2", *SIZE, op="pixel_shuffle"),

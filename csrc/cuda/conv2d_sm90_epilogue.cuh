@@ -163,7 +163,7 @@ __device__ inline void add_nearest(float (&acc)[kSums], const ConvParams& p, con
     }
 }
 
-// Bilinear taps along one axis of a sub-pixel of a position: this one and the next further on, neither outside.
+// Bilinear taps of a sub-pixel along one axis: a position and the next one.
 struct Taps {
     int before;    // 1 if the first is the position before
     float weight;  // of the second

@@ -1,7 +1,7 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Launches of the Hopper convolution: tensor maps, how shared memory is divided, grid. The kernels are compiled
-// in several units.
+// Launches of the Hopper convolution: tensor maps, how shared memory is divided, grid. The kernels are
+// compiled in several units.
 #pragma once
 #include <array>
 

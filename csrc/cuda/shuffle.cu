@@ -1,9 +1,9 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// Pixel shuffle and its inverse. Where 16 bytes of either side are neighbours, a thread moves `Pieces` of them
-// that lie together on one side and apart on the other, and exchanges their elements in registers:
-// channels_last, the coarse side's S*S sub-pixels of a few channels; contiguous, the fine side's S sub-pixels of
-// a few pixels of a row.
+// Pixel shuffle and its inverse. Where 16 bytes of either side are neighbours, a thread moves several such
+// pieces, which lie together on one side and apart on the other, and exchanges their elements in registers:
+// channels_last, the S*S sub-pixels of a few channels, together on the coarse side; contiguous, the S
+// sub-pixels of a few pixels of a row, together on the fine side.
 #include "cuda/index.h"
 #include "cuda/launch.h"
 #include "cuda/pointwise.cuh"
@@ -43,8 +43,8 @@ __global__ void shuffle_kernel(const __grid_constant__ ShuffleArgs a) {
     }
 }
 
-// Rows: (n, y) of the coarse side where channels lie side by side, else (n, c, y) of the fine one. Indices of a
-// row: (x, pieces of channels), or pieces of x.
+// Rows: (n, y) of the coarse side where channels lie side by side, else (n, c, y) of the fine one. Indices of
+// a row: (x, pieces of channels), or pieces of x.
 template <class T, int S, bool PixelMajor, bool Inverse>
 __global__ void shuffle_pieces_kernel(const __grid_constant__ ShuffleArgs a) {
     constexpr int kWidth = 16 / sizeof(T), kPieces = PixelMajor ? S * S : S;

@@ -66,6 +66,13 @@ def _kept(name: str, inputs: Iterable[Path], *command: str | Path) -> Path:
     return made
 
 
+def program(source: Path) -> Path:
+    """A program of one source beside the kernels' headers."""
+    cxx = compiler()
+    assert cxx is not None
+    return _kept(source.stem, _inputs(source), cxx, *PLAIN_FLAGS, f"-I{CSRC}", source)
+
+
 def build() -> ModuleType:
     """The extension with emulated kernels, its objects kept in build/emulated."""
     import pybind11
