@@ -22,6 +22,7 @@ class _Fact:
     children: int
     attributes: tuple[tuple[str, Any], ...]
     trained: bool  # its forward asks for the training flag
+    hooks: tuple[int, ...]  # how many of each kind: those of a weight norm are part of the graph
 
 
 # One module as found: itself, its attributes, where it hangs and under which name, its hooks, what it was.
@@ -35,7 +36,7 @@ class Structure:
     def __init__(self, module: nn.Module, apart: Collection[str]) -> None:
         """apart: dotted paths of modules that are called as the modules that they are."""
         self.facts = [
-            _Fact(path, type(m), len(m._modules), _attributes(m), reads_training(type(m)))
+            _Fact(path, type(m), len(m._modules), _attributes(m), reads_training(type(m)), _hooks(m))
             for path, m in module.named_modules(remove_duplicate=False)
             if not any(path == other or path.startswith(f"{other}.") for other in apart)
         ]
@@ -58,8 +59,8 @@ class Structure:
             if name:
                 if siblings.get(name) is not m or type(m) is not fact.kind:
                     return f"{fact.path} is another module"
-                if any(hooks):
-                    return f"{fact.path} has hooks"
+                if tuple(map(len, hooks)) != fact.hooks:
+                    return f"{fact.path} has other hooks"
             if "forward" in own:
                 return f"{fact.path or 'the module'} has a forward of its own"
             if fact.children != len(own["_modules"]):
@@ -72,6 +73,10 @@ class Structure:
     def trains(self, bound: _Bound) -> bool:
         """Whether a module inside that asks for the training flag is in training mode."""
         return any(own["training"] for _, own, _, name, _, fact in bound if name and fact.trained)
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    return tuple(len(vars(module)[kind]) for kind in _HOOKS)
 
 
 def _attributes(module: nn.Module) -> tuple[tuple[str, Any], ...]:
