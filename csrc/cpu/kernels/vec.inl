@@ -26,6 +26,15 @@ inline void prefetch(const void* p) {
 #endif
 }
 
+// Brings a line into L2.
+inline void prefetch_far(const void* p) {
+#if defined(__x86_64__)
+    __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+#else
+    __asm__ volatile("prfm pldl2keep, %0" : : "Q"(*static_cast<const char*>(p)));
+#endif
+}
+
 inline V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
 inline void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
 inline V splat(float s) { return s - V{}; }

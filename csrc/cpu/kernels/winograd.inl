@@ -62,7 +62,7 @@ struct WinogradBlock {
 struct WinogradPlan {
     const ConvParams* p;
     void (*product)(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
-                    float* m);
+                    float* m, const float* far);
     int64_t channels, step;    // of a product: output channels, tiles
     int64_t tiles;             // of a block, at most
     int64_t group;             // channel blocks whose sums are kept at a time
@@ -86,13 +86,17 @@ struct WinogradPlan {
     }
 };
 
-// m[Tiles][Vectors*L] (+)= v[Tiles][pitch] u[count][Vectors*L]; after `chain` terms a sum is set aside.
+constexpr int64_t kLine = 16;  // floats of a cache line
+
+// m[Tiles][Vectors*L] (+)= v[Tiles][pitch] u[count][Vectors*L]; after `chain` terms a sum is set aside. With each
+// term a line of the v behind this one comes into L1 and one from `far` on into L2.
 template <int Vectors, int Tiles>
 void winograd_product(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
-                      float* m) {
+                      float* m, const float* far) {
     constexpr int64_t kChannels = Vectors * L;
     constexpr int kGroups = (Tiles + 3) / 4;
     constexpr int64_t kAhead = 512;  // floats, into the next point's weights too
+    const float* behind = v + Tiles * pitch;
     for (int64_t k = 0; k < count; add = true) {
         const int64_t stop = count - k < chain ? count : k + chain;
         const float* x[kGroups];  // four tiles share a pointer, so that all addresses stay in registers
@@ -103,7 +107,9 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
         for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) sums[i][j] = V{};
-        for (; k < stop; ++k, u += kChannels) {
+        for (; k < stop; ++k, u += kChannels, behind += kLine, far += kLine) {
+            prefetch(behind);
+            prefetch_far(far);
 #pragma GCC unroll 8
             for (int g = 0; g < kGroups; ++g) __asm__("" : "+r"(x[g]));  // or they become a pointer a tile
             V uv[Vectors];
@@ -135,6 +141,7 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
 template <int M>
 SRK_INLINE void store_column(const V (&d)[Winograd<M>::kEdge], float* v, int64_t stride) {
     using W = Winograd<M>;
+    __asm__ volatile("" : "+r"(v));  // or each point has an address of its own, and registers are short
     const auto pair = [&](auto number) __attribute__((always_inline)) {
         constexpr int P = decltype(number)::value;
         V first, second;
@@ -155,10 +162,10 @@ SRK_INLINE void input_transform(const T* x, int64_t row, int64_t pixel, int64_t 
     const auto columns = [&](auto number) __attribute__((always_inline)) {
         constexpr int P = decltype(number)::value;
         const T* from = x;
-        __asm__("" : "+r"(from));  // or what was loaded for two columns is spilled for the next
         V a[E], b[E];
 #pragma GCC unroll 8
         for (int i = 0; i < E; ++i, from += row) {
+            __asm__ volatile("" : "+r"(from));  // or what was loaded for two columns is spilled for the next
             V d[E];
 #pragma GCC unroll 8
             for (int j = 0; j < E; ++j)
@@ -418,9 +425,10 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
                         const float* u =
                             p.weight + ((k * blocks + b * count) * kPoints + point * count) * plan.channels;
                         float* sums = m + (b - b0) * m_block + point * plan.m_point;
-                        for (int64_t i = 0; i < block.count; i += plan.step)
+                        const float* far = u + count * plan.channels;
+                        for (int64_t i = 0; i < block.count; i += plan.step, far += count * kLine)
                             plan.product(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
-                                         p.chain, k > 0, sums + i * plan.channels);
+                                         p.chain, k > 0, sums + i * plan.channels, far);
                         if (transforms && b == b0) prefetch_input<M>(plan, coming, coming_k, point, kPoints);
                         if (last && p.res1.data)
                             prefetch_residual<M>(plan, p.res1, block, q0, point, kPoints);
