@@ -43,6 +43,9 @@ inline V splat(float s) { return s - V{}; }
 inline V load_n(const float* p, int64_t count) {
 #if SRK_LANES == 16
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#elif SRK_LANES == 8
+    static const int32_t kMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    return _mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + L - count)));
 #else
     if (count == L) return load(p);
     V v{};
@@ -53,24 +56,30 @@ inline V load_n(const float* p, int64_t count) {
 inline void store_n(float* p, V v, int64_t count) {
 #if SRK_LANES == 16
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#elif SRK_LANES == 8
+    // By halves: AMD's masked stores are slow, a copy of a count that varies is a call.
+    if (count == L) return store(p, v);
+    __m128 rest = _mm256_castps256_ps128(v);
+    if (count & 4) _mm_storeu_ps(p, rest), p += 4, rest = _mm256_extractf128_ps(v, 1);
+    if (count & 2) _mm_storel_pi(reinterpret_cast<__m64*>(p), rest), p += 2, rest = _mm_movehl_ps(rest, rest);
+    if (count & 1) _mm_store_ss(p, rest);
 #else
     if (count == L) return store(p, v);
     __builtin_memcpy(p, &v, static_cast<size_t>(count) * 4);
 #endif
 }
 
-// A store past the caches, p aligned to the vector; stream_fence() before another thread may read it.
+// A store past the caches, p aligned to the vector; stream_fence() before another thread may read it. Whole lines
+// alone: halves of lines, with others in between, took an Intel Xeon three times as long as what the caches take.
 inline void stream(float* p, V v) {
 #if SRK_LANES == 16
     _mm512_stream_ps(p, v);
-#elif SRK_LANES == 8
-    _mm256_stream_ps(p, v);
 #else
     store(p, v);
 #endif
 }
 inline void stream_fence() {
-#if SRK_LANES >= 8
+#if SRK_LANES == 16
     _mm_sfence();
 #endif
 }

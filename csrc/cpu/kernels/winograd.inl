@@ -59,23 +59,31 @@ struct WinogradBlock {
     int64_t count;
 };
 
+// One matrix product: `tiles` by `channels` outputs, see winograd_product().
+struct WinogradProduct {
+    void (*run)(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
+                float* m, const float* far);
+    int64_t channels, tiles;
+};
+
 struct WinogradPlan {
     const ConvParams* p;
-    void (*product)(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
-                    float* m, const float* far);
-    int64_t channels, step;    // of a product: output channels, tiles
-    int64_t tiles;             // of a block, at most
-    int64_t group;             // channel blocks whose sums are kept at a time
-    int64_t rows, columns;     // of tiles
-    int64_t pitch;             // of V's tiles
-    int64_t v_point, m_point;  // of the points of V and M
+    WinogradProduct whole, half;  // half: of half as many tiles, the unit of blocks
+    int64_t channels;             // outputs of a product
+    int64_t units, tasks;         // of tiles; blocks of them
+    int64_t pieces;               // runs of blocks, that threads take one after the other
+    int64_t tiles;                // of a block, at most
+    int64_t group;                // channel blocks whose sums are kept at a time
+    int64_t rows, columns;        // of tiles
+    int64_t pitch;                // of V's tiles
+    int64_t v_point, m_point;     // of the points of V and M
     bool failed;
 
     // Tiles of block `task`, M outputs a side.
     void list(int64_t task, int64_t edge, WinogradBlock& block) const {
-        const int64_t first = task * tiles, total = p->n * rows * columns;
-        block.count = total - first < tiles ? (total > first ? total - first : 0) : tiles;
-        if (!block.count) return;
+        const int64_t total = p->n * rows * columns, first = units * task / tasks * half.tiles;
+        const int64_t end = units * (task + 1) / tasks * half.tiles;
+        block.count = (end < total ? end : total) - first;
         WinogradTile tile = {first / (rows * columns), first / columns % rows * edge, first % columns * edge};
         for (int64_t i = 0; i < block.count; ++i) {
             block.tiles[i] = tile;
@@ -384,10 +392,11 @@ void prefetch_residual(const WinogradPlan& plan, const View& view, const Winogra
 }
 
 template <int M>
-void run_winograd(const void* context, int64_t begin, int64_t end) {
+void run_winograd(const void* context, int64_t first_piece, int64_t last_piece) {
     constexpr int64_t E = Winograd<M>::kEdge, kPoints = E * E;
     WinogradPlan& plan = *static_cast<WinogradPlan*>(const_cast<void*>(context));
     const ConvParams& p = *plan.p;
+    const int64_t begin = first_piece * plan.tasks / plan.pieces, end = last_piece * plan.tasks / plan.pieces;
     const int64_t m_block = kPoints * plan.m_point;
     const int64_t v_size = kPoints * plan.v_point, m_size = plan.group * m_block;
     const int64_t patch_size = kPoints * kDepth, t_size = M * kMaxPixels * plan.channels;
@@ -426,9 +435,13 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
                             p.weight + ((k * blocks + b * count) * kPoints + point * count) * plan.channels;
                         float* sums = m + (b - b0) * m_block + point * plan.m_point;
                         const float* far = u + count * plan.channels;
-                        for (int64_t i = 0; i < block.count; i += plan.step, far += count * kLine)
-                            plan.product(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
-                                         p.chain, k > 0, sums + i * plan.channels, far);
+                        for (int64_t i = 0; i < block.count; far += count * kLine) {
+                            const WinogradProduct& product =
+                                block.count - i > plan.half.tiles ? plan.whole : plan.half;
+                            product.run(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
+                                        p.chain, k > 0, sums + i * plan.channels, far);
+                            i += product.tiles;
+                        }
                         if (transforms && b == b0) prefetch_input<M>(plan, coming, coming_k, point, kPoints);
                         if (last && p.res1.data)
                             prefetch_residual<M>(plan, p.res1, block, q0, point, kPoints);
@@ -451,31 +464,34 @@ void run_winograd(const void* context, int64_t begin, int64_t end) {
 constexpr int64_t kBlockBeside = 256 << 10, kBlockAlone = 640 << 10, kResident = 640 << 10;
 
 template <int M>
-bool drive_winograd(const ConvParams& p, decltype(WinogradPlan::product) product, int64_t channels,
-                    int64_t step) {
+bool drive_winograd(const ConvParams& p, const WinogradProduct& whole, const WinogradProduct& half) {
     constexpr int64_t kPoints = Winograd<M>::kEdge * Winograd<M>::kEdge;
-    const int64_t blocks = (p.co + channels - 1) / channels;
+    const int64_t channels = whole.channels, blocks = (p.co + channels - 1) / channels;
     const int64_t pitch = p.ci < kDepth ? (p.ci + L - 1) / L * L : kDepth;
     // With one depth V serves all channel blocks, one after the other; else their sums wait side by side.
     const int64_t wide = 256 / channels;
     const int64_t group = p.ci <= kDepth ? 1 : (blocks < wide ? blocks : wide);
     const int64_t weights = kPoints * p.ci * blocks * channels * 4;
     const int64_t budget = weights <= kResident ? kBlockBeside : kBlockAlone;
-    const int64_t most = budget / (kPoints * 4 * (pitch + group * channels));
-    const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M, total = p.n * rows * columns;
-    // Of the blocks that fit, the one with which the last worker is done first. To bring the weights in costs a
-    // block about as much as so many tiles.
-    const int64_t toll = weights <= kResident ? 1 : 4;
-    int64_t tiles = step, best = 0;
-    for (int64_t size = step; size <= most || size == step; size += step) {
-        const int64_t tasks = (total + size - 1) / size, turns = (tasks + p.threads - 1) / p.threads;
-        if (!best || turns * (size + toll) <= best) best = turns * (size + toll), tiles = size;
-    }
+    const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M;
+    const int64_t units = (p.n * rows * columns + half.tiles - 1) / half.tiles;
+    // As few blocks as fit, and as many for each thread: all are done at the same time.
+    const int64_t most = budget / (kPoints * 4 * (pitch + group * channels)) / half.tiles;
+    const auto whole_turns = [&](int64_t count) {
+        count += p.threads - 1 - (count - 1) % p.threads;
+        return count < units ? count : units;
+    };
+    const int64_t tasks = whole_turns((units + (most > 2 ? most : 2) - 1) / (most > 2 ? most : 2));
+    const int64_t pieces = tasks < 8 * p.threads ? tasks : 8 * p.threads;
+    const int64_t tiles = (units + tasks - 1) / tasks * half.tiles;
     // One vector beside a power of two, or all points would share a few sets of L1.
     WinogradPlan plan{&p,
-                      product,
+                      whole,
+                      half,
                       channels,
-                      step,
+                      units,
+                      tasks,
+                      pieces,
                       tiles,
                       group,
                       rows,
@@ -484,7 +500,6 @@ bool drive_winograd(const ConvParams& p, decltype(WinogradPlan::product) product
                       tiles * pitch + L,
                       tiles * channels + L,
                       false};
-    const int64_t tasks = (total + tiles - 1) / tiles;
-    parallel_for(tasks, tasks / (8 * p.threads), p.threads, run_winograd<M>, &plan);
+    parallel_for(pieces, 1, p.threads, run_winograd<M>, &plan);
     return !plan.failed;
 }
