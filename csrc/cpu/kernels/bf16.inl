@@ -10,6 +10,7 @@ namespace SRK_ISA {
 #include "vec.inl"
 #include "half.inl"
 #include "epilogue.inl"
+#include "bf16_instructions.inl"
 #include "bf16_driver.inl"
 #ifdef __AMX_BF16__
 #include "bf16_tiles.inl"

@@ -33,17 +33,6 @@ struct StripPlan {
     int64_t sums() const { return kernel.groups * kernel.pixels * kernel.channels; }  // of a call
 };
 
-// Values to bfloat16, to nearest even (infinities and NaNs stay, what has no leading one becomes zero).
-inline void round_values(const float* x, int64_t count, uint16_t* to) {
-    int64_t i = 0;
-    for (; i + 2 * L <= count; i += 2 * L)
-        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(load(x + i + L), load(x + i)));
-    for (; i < count; i += L) {
-        const int64_t lanes = count - i < L ? count - i : L;
-        const auto mask = static_cast<__mmask16>((1u << lanes) - 1);
-        _mm256_mask_storeu_epi16(to + i, mask, (__m256i)_mm512_cvtneps_pbh(load_n(x + i, lanes)));
-    }
-}
 inline void round_values(const BFloat16* x, int64_t count, uint16_t* to) {
     __builtin_memcpy(to, x, static_cast<size_t>(count) * 2);
 }

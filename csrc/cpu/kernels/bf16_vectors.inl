@@ -25,17 +25,16 @@ void bf16_block(const StripPlan& plan, const uint16_t* const* from, const uint16
 #pragma GCC unroll 8
                 for (int g = 0; g < kGroups; ++g)
                     __asm__("" : "+r"(x[g]));  // or they become a pointer a pixel
-                __m512i wv[Vectors];
+                VI wv[Vectors];
 #pragma GCC unroll 4
-                for (int v = 0; v < Vectors; ++v) wv[v] = _mm512_loadu_si512(w + 2 * v * L);
+                for (int v = 0; v < Vectors; ++v) wv[v] = (VI)load(reinterpret_cast<const float*>(w) + v * L);
 #pragma GCC unroll 32
                 for (int i = 0; i < Pixels; ++i) {
                     int32_t pair;
                     __builtin_memcpy(&pair, x[i / 4] + i % 4 * s, 4);
-                    const __m512i xi = _mm512_set1_epi32(pair);
+                    const VI xi = VI{} + pair;
 #pragma GCC unroll 4
-                    for (int v = 0; v < Vectors; ++v)
-                        sums[i][v] = _mm512_dpbf16_ps(sums[i][v], (__m512bh)xi, (__m512bh)wv[v]);
+                    for (int v = 0; v < Vectors; ++v) sums[i][v] = add_products(sums[i][v], xi, wv[v]);
                 }
 #pragma GCC unroll 8
                 for (int g = 0; g < kGroups; ++g) x[g] += 2;
