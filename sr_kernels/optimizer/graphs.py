@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_leaves
 
@@ -57,7 +58,7 @@ def execute(
     last_uses = _last_uses(graph)
     for node in graph.nodes:
         if node.op == "output":
-            return map_arg(node.args[0], values.__getitem__)
+            return plain(map_arg(node.args[0], values.__getitem__))
         if node.op == "get_attr":
             values[node] = lookup(module, str(node.target))
             if find is not None:
@@ -197,6 +198,17 @@ def insert_here(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
     new = graph.call_function(target, args)
     describe(new)
     return new
+
+
+def plain(value: Any) -> Any:
+    """Lists and dicts of the caller's own, where torch.fx has made ones that cannot be changed of them."""
+    if isinstance(value, immutable_list):
+        return [plain(item) for item in value]
+    if isinstance(value, immutable_dict):
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) is tuple:
+        return tuple(plain(item) for item in value)
+    return value
 
 
 def sweep(graph: fx.Graph, *, modules: bool = False) -> None:

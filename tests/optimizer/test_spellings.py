@@ -12,6 +12,8 @@ from torch import nn
 import sr_kernels
 from sr_kernels import ops
 from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.module import assembled
+from sr_kernels.optimizer.region import Region, Settings
 from tests.optimizer.rewrites.small import Of, calls, check, names, rewritten, shaken
 
 
@@ -151,3 +153,18 @@ def test_a_run_of_the_module_inside_is_not_forgotten():
     found.function(module, torch.rand(1, 4, 5, 5))
     assert Counts.calls == before + 1
     assert operator.contains(names(found), "counts")
+
+
+def test_lists_and_dicts_come_back_as_they_were():
+    def forward(m, x):
+        y = F.relu(m.conv(x))
+        return y, [y, {"inner": (y, [x])}]
+
+    module = shaken(Of(forward, conv=conv()))
+    found = rewritten(module, 4)
+    fast = assembled(module, {"": Region(found, Settings(), {})})
+    for _ in range(2):
+        with torch.no_grad():
+            result = fast(torch.rand(1, 4, 5, 6))
+        kinds = [type(part) for part in (result, result[1], result[1][1], result[1][1]["inner"][1])]
+        assert kinds == [tuple, list, dict, list]

@@ -17,7 +17,7 @@ from torch import fx
 from sr_kernels import ops
 from sr_kernels.backends import cpu_chain
 from sr_kernels.optimizer.graphs import replace, shapes, sole_user
-from sr_kernels.optimizer.rewrites.convs import geometry, is_conv
+from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, reads
 
 _EACH = {"padding", "activation", "negative_slope", "prelu_weight"}
 _LAST = {"residual", "scale", "activation_after_add", "pixel_shuffle", "base", "base_mode"}
@@ -48,9 +48,7 @@ def _run(conv: fx.Node) -> list[fx.Node]:
     node: fx.Node | None = conv
     while node is not None and is_conv(node) and not set(node.kwargs) - (_EACH | _LAST):
         place = geometry(node)
-        if place is None or (found and node.args[0] is not found[-1]) or _is_vector(node):
-            break
-        if found and node.all_input_nodes.count(found[-1]) != 1:
+        if place is None or (found and not reads(node, found[-1])) or _is_vector(node):
             break
         found.append(node)
         kernels.append(place.shape)

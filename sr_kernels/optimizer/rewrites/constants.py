@@ -21,7 +21,7 @@ from torch import fx
 
 from sr_kernels.optimizer.graphs import constant, insert, is_call, number, operands, shapes, sole_user
 from sr_kernels.optimizer.rewrites import residual, weights
-from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, is_free, option
+from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, is_free, option, reads
 
 _OPERATORS = operator.mul, operator.truediv, operator.add, operator.sub
 
@@ -150,10 +150,10 @@ def _behind(graph: fx.Graph, node: fx.Node) -> bool:
 
 def _before(graph: fx.Graph, node: fx.Node) -> bool:
     conv = sole_user(node)
-    if conv is None or not is_conv(conv) or conv.args[0] is not node:
+    if conv is None or not reads(conv, node):
         return False
     place = geometry(conv)
-    if conv.all_input_nodes.count(node) != 1 or place is None or not constant(conv.args[2]):
+    if place is None or not constant(conv.args[2]):
         return False
     for part in _parts(node):
         if part.kind == "shift" and any(place.sides):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from sr_kernels import ops
 from sr_kernels.ops import _arguments
@@ -58,6 +59,13 @@ class Geometry:
 def is_conv(node: Any) -> bool:
     """Whether a node calls ops.conv2d with arguments that rewrites know."""
     return is_call(node, ops.conv2d) and not set(node.kwargs) - {*DEFAULTS, "input", "weight", "bias"}
+
+
+def reads(conv: Any, x: Any) -> bool:
+    """Whether a convolution is one of x, and reads x as nothing else beside (a residual, a base)."""
+    if not is_conv(conv) or conv.args[0] is not x:
+        return False
+    return all(leaf is not x for leaf in tree_leaves((conv.args[1:], dict(conv.kwargs))))
 
 
 def option(node: fx.Node, name: str) -> Any:

@@ -18,7 +18,7 @@ from torch import fx
 from sr_kernels import ops
 from sr_kernels.optimizer.graphs import constant, insert, is_call, sole_user
 from sr_kernels.optimizer.rewrites import weights
-from sr_kernels.optimizer.rewrites.convs import geometry, is_bare, is_conv
+from sr_kernels.optimizer.rewrites.convs import geometry, is_bare, reads
 from sr_kernels.optimizer.vocabulary import batch_norm
 
 
@@ -37,11 +37,10 @@ def _fold(graph: fx.Graph, node: fx.Node) -> bool:
         weights.behind(graph, x, node, gain, shift, axis=int(transposed))
         return True
     conv = sole_user(node)
-    if not is_conv(conv) or conv.args[0] is not node or not constant(conv.args[2]):  # type: ignore[union-attr]
+    if conv is None or not reads(conv, node) or not constant(conv.args[2]):
         return False
-    assert conv is not None
     place = geometry(conv)
-    if place is None or any(place.sides) or conv.all_input_nodes.count(node) != 1:
+    if place is None or any(place.sides):
         return False
     gain, shift = affine(graph, node, conv)
     weights.before(graph, conv, x, gain, shift)

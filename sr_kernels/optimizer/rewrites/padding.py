@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from sr_kernels.optimizer.graphs import is_call, replace
-from sr_kernels.optimizer.rewrites.convs import geometry, is_conv
+from sr_kernels.optimizer.rewrites.convs import geometry, reads
 from sr_kernels.optimizer.vocabulary import pad
 
 _Sides = tuple[int, int, int, int]
@@ -67,7 +67,7 @@ def _sum(a: _Sides, b: _Sides, times: int = 1) -> _Sides:
 
 def _into_readers(graph: fx.Graph, node: fx.Node) -> bool:
     sides = _sides(node)
-    places = {conv: geometry(conv) for conv in node.users if _reads(conv, node)}
+    places = {conv: geometry(conv) for conv in node.users if reads(conv, node)}
     if sides is None or len(places) < len(node.users) or None in places.values():
         return False
     for conv, place in places.items():
@@ -77,10 +77,6 @@ def _into_readers(graph: fx.Graph, node: fx.Node) -> bool:
         replace(graph, conv, conv.target, (node.args[0], *conv.args[1:]), kwargs)
     graph.erase_node(node)
     return True
-
-
-def _reads(conv: fx.Node, x: fx.Node) -> bool:
-    return is_conv(conv) and conv.args[0] is x and conv.all_input_nodes.count(x) == 1
 
 
 def plain(sides: _Sides) -> Any:

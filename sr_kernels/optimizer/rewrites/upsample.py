@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import fx
 
 from sr_kernels.optimizer.graphs import is_call
-from sr_kernels.optimizer.rewrites.convs import is_conv, option
+from sr_kernels.optimizer.rewrites.convs import option, reads
 from sr_kernels.optimizer.vocabulary import enlarge
 
 
@@ -28,9 +28,6 @@ def apply(graph: fx.Graph) -> int:
 
 
 def _takes(conv: fx.Node, enlarged: fx.Node) -> bool:
-    return (
-        is_conv(conv)
-        and conv.args[0] is enlarged
-        and conv.all_input_nodes.count(enlarged) == 1
-        and all(option(conv, name) == 1 for name in ("stride", "dilation", "groups", "upsample"))
+    return reads(conv, enlarged) and all(
+        option(conv, name) == 1 for name in ("stride", "dilation", "groups", "upsample")
     )

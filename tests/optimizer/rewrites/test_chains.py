@@ -87,3 +87,14 @@ def test_not_of_vectors():
 
     module = Of(forward, a=nn.Conv2d(8, 4, 1), b=nn.Conv2d(4, 8, 1))
     check(shaken(module), 8, NAME, 0, ["mean", "conv2d", "conv2d", "mul"])
+
+
+def test_a_run_ends_where_its_end_is_a_residual_too():
+    """One node reads it, but twice."""
+
+    def forward(m, x):
+        y = nn.functional.relu(m.a(x))
+        return y + m.b(y)
+
+    module = Of(forward, a=nn.Conv2d(3, 8, 3, 1, 1), b=nn.Conv2d(8, 8, 3, 1, 1))
+    check(shaken(module), 3, NAME, 0, ["conv2d", "conv2d"])

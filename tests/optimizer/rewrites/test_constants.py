@@ -126,3 +126,11 @@ def test_not_of_another_dtype():
     found = rewritten(module, 5, dtype=torch.float16)
     assert found.counts[NAME] == 0
     assert names(found) == ["conv2d", "float", "add"]
+
+
+def test_not_of_what_is_a_residual_too():
+    def forward(m, x):
+        y = x * 3
+        return m.conv(y) + y
+
+    check(shaken(Of(forward, conv=nn.Conv2d(3, 3, 3, padding=1))), 3, NAME, 0, ["mul", "conv2d"])

@@ -87,3 +87,12 @@ def test_not_other_values_than_zero():
         return m.conv(F.pad(x, (1, 1, 1, 1), value=0.5))
 
     check(shaken(Of(forward, conv=nn.Conv2d(3, 3, 3))), 3, NAME, 0, ["pad", "conv2d"])
+
+
+def test_not_of_what_is_a_residual_too():
+    def forward(m, x):
+        y = F.pad(x, (1, 1, 1, 1))
+        return m.conv(y) + y
+
+    module = Of(forward, conv=nn.Conv2d(3, 3, 3, padding=1))
+    check(shaken(module), 3, NAME, 0, ["pad", "conv2d"], sizes=((1, 9, 12), (2, 7, 5)))
