@@ -21,6 +21,14 @@ class Refused(Exception):
     """Why a graph cannot stand for its module."""
 
 
+class Broken(Exception):
+    """A rewrite that failed: its name, and how."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
 def lookup(module: nn.Module, path: str) -> Any:
     """The parameter, buffer, attribute or module at a dotted path."""
     found: Any = module
@@ -57,7 +65,7 @@ def execute(
     last_uses = _last_uses(graph)
     for node in graph.nodes:
         if node.op == "output":
-            return map_arg(node.args[0], values.__getitem__)
+            return given_back(node.args[0], values.__getitem__)
         if node.op == "get_attr":
             values[node] = lookup(module, str(node.target))
             if find is not None:
@@ -81,6 +89,21 @@ def execute(
                 release(used, value)
             del value
     raise Refused("the graph has no output")
+
+
+def given_back(value: Any, find: Callable[[fx.Node], Any]) -> Any:
+    """What an output node returns, nodes replaced, in lists and dicts as a forward makes them: a graph's own
+    cannot be written to."""
+    if isinstance(value, fx.Node):
+        return find(value)
+    if isinstance(value, tuple):
+        items = [given_back(item, find) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [given_back(item, find) for item in value]
+    if isinstance(value, dict):
+        return {key: given_back(item, find) for key, item in value.items()}
+    return value
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
@@ -169,6 +192,11 @@ def sole_user(node: fx.Node) -> fx.Node | None:
     """The one node that reads this one's value; None where several, or the output, do."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].op != "output" else None
+
+
+def reads(node: fx.Node, value: fx.Node) -> int:
+    """How many of a node's arguments are that value; its all_input_nodes names each once."""
+    return sum(leaf is value for leaf in tree_leaves((node.args, dict(node.kwargs))))
 
 
 def replace(

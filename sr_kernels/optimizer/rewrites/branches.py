@@ -33,7 +33,17 @@ from typing import Any
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import constant, insert, is_call, operands, replace, shapes, sole_user, sweep
+from sr_kernels.optimizer.graphs import (
+    constant,
+    insert,
+    is_call,
+    operands,
+    reads,
+    replace,
+    shapes,
+    sole_user,
+    sweep,
+)
 from sr_kernels.optimizer.rewrites import weights
 from sr_kernels.optimizer.rewrites.convs import Geometry, geometry, is_bare, is_conv, without_defaults
 from sr_kernels.optimizer.rewrites.fold_norm import affine
@@ -61,7 +71,7 @@ def _compose(graph: fx.Graph, second: fx.Node) -> bool:
     first = second.args[0]
     if not isinstance(first, fx.Node) or not is_bare(first) or sole_user(first) is not second:
         return False
-    if second.all_input_nodes.count(first) != 1:
+    if reads(second, first) != 1:
         return False
     a, b = geometry(first), geometry(second)
     if a is None or b is None or not (constant(first.args[2]) and constant(second.args[2])):

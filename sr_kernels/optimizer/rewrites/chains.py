@@ -16,7 +16,7 @@ from torch import fx
 
 from sr_kernels import ops
 from sr_kernels.backends import cpu_chain
-from sr_kernels.optimizer.graphs import replace, shapes, sole_user
+from sr_kernels.optimizer.graphs import reads, replace, shapes, sole_user
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv
 
 _EACH = {"padding", "activation", "negative_slope", "prelu_weight"}
@@ -50,7 +50,7 @@ def _run(conv: fx.Node) -> list[fx.Node]:
         place = geometry(node)
         if place is None or (found and node.args[0] is not found[-1]) or _is_vector(node):
             break
-        if found and node.all_input_nodes.count(found[-1]) != 1:
+        if found and reads(node, found[-1]) != 1:
             break
         found.append(node)
         kernels.append(place.shape)

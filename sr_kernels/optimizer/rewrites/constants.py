@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sr_kernels.optimizer.graphs import constant, insert, is_call, number, operands, shapes, sole_user
+from sr_kernels.optimizer.graphs import constant, insert, is_call, number, operands, reads, shapes, sole_user
 from sr_kernels.optimizer.rewrites import residual, weights
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, is_free, option
 
@@ -153,7 +153,7 @@ def _before(graph: fx.Graph, node: fx.Node) -> bool:
     if conv is None or not is_conv(conv) or conv.args[0] is not node:
         return False
     place = geometry(conv)
-    if conv.all_input_nodes.count(node) != 1 or place is None or not constant(conv.args[2]):
+    if reads(conv, node) != 1 or place is None or not constant(conv.args[2]):
         return False
     for part in _parts(node):
         if part.kind == "shift" and any(place.sides):

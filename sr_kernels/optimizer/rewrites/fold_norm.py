@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import constant, insert, is_call, sole_user
+from sr_kernels.optimizer.graphs import constant, insert, is_call, reads, sole_user
 from sr_kernels.optimizer.rewrites import weights
 from sr_kernels.optimizer.rewrites.convs import geometry, is_bare, is_conv
 from sr_kernels.optimizer.vocabulary import batch_norm
@@ -41,7 +41,7 @@ def _fold(graph: fx.Graph, node: fx.Node) -> bool:
         return False
     assert conv is not None
     place = geometry(conv)
-    if place is None or any(place.sides) or conv.all_input_nodes.count(node) != 1:
+    if place is None or any(place.sides) or reads(conv, node) != 1:
         return False
     gain, shift = affine(graph, node, conv)
     weights.before(graph, conv, x, gain, shift)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from sr_kernels.optimizer.graphs import is_call, replace
+from sr_kernels.optimizer.graphs import is_call, reads, replace
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv
 from sr_kernels.optimizer.vocabulary import pad
 
@@ -80,7 +80,7 @@ def _into_readers(graph: fx.Graph, node: fx.Node) -> bool:
 
 
 def _reads(conv: fx.Node, x: fx.Node) -> bool:
-    return is_conv(conv) and conv.args[0] is x and conv.all_input_nodes.count(x) == 1
+    return is_conv(conv) and conv.args[0] is x and reads(conv, x) == 1
 
 
 def plain(sides: _Sides) -> Any:

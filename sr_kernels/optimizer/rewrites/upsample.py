@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from sr_kernels.optimizer.graphs import is_call
+from sr_kernels.optimizer.graphs import is_call, reads
 from sr_kernels.optimizer.rewrites.convs import is_conv, option
 from sr_kernels.optimizer.vocabulary import enlarge
 
@@ -31,6 +31,6 @@ def _takes(conv: fx.Node, enlarged: fx.Node) -> bool:
     return (
         is_conv(conv)
         and conv.args[0] is enlarged
-        and conv.all_input_nodes.count(enlarged) == 1
+        and reads(conv, enlarged) == 1
         and all(option(conv, name) == 1 for name in ("stride", "dilation", "groups", "upsample"))
     )
