@@ -22,6 +22,14 @@ class Refused(Exception):
     """Why a graph cannot stand for its module."""
 
 
+class Broken(Exception):
+    """A rewrite that failed: its name, and how."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
 def lookup(module: nn.Module, path: str) -> Any:
     """The parameter, buffer, attribute or module at a dotted path."""
     found: Any = module

@@ -71,7 +71,7 @@ class _Proof:
             for path, part in waiting.items():
                 module = self.model.get_submodule(path)
                 try:
-                    region = _region(module, part, self.calls[path], self.settings, whole=not path)
+                    region = _region(module, part, self.calls[path], self.settings, self.report, path)
                 except _Left as reason:
                     self.report.left[path] = str(reason)
                     further += _inside(module, path) if reason.look_inside else ()
@@ -137,14 +137,14 @@ class _Left(Exception):
 
 
 def _region(
-    module: nn.Module, part: Capture, calls: Sequence[Sample], settings: Settings, whole: bool
+    module: nn.Module, part: Capture, calls: Sequence[Sample], settings: Settings, report: Report, path: str
 ) -> Region | None:
     """The region of a part; None where no kernel of ours would run. Raises _Left."""
     if not calls:
         raise _Left("it was not called", look_inside=False)
     try:
-        rewritten = _rewritten(module, part, calls)
-        return Region(rewritten, settings, part.fixed) if rewritten.is_worthwhile(whole=whole) else None
+        rewritten = _rewritten(module, part, calls, report=report, path=path)
+        return Region(rewritten, settings, part.fixed) if rewritten.is_worthwhile(whole=not path) else None
     except graphs.Refused as refusal:
         raise _Left(str(refusal), look_inside=True) from None
     except Exception as error:  # whatever a module may do: it runs as it did, and the report says so
@@ -152,11 +152,25 @@ def _region(
 
 
 def _rewritten(
-    module: nn.Module, part: Capture, calls: Sequence[Sample], disabled: frozenset[str] = frozenset()
+    module: nn.Module,
+    part: Capture,
+    calls: Sequence[Sample],
+    disabled: frozenset[str] = frozenset(),
+    report: Report | None = None,
+    path: str = "",
 ) -> Rewritten:
+    """The part's graph without the rewrites of these names, nor those that fail, told to the report."""
     assert part.graph is not None
     inputs = [graphs.bind(part.graph, module.forward, call) for call in calls]
-    return Rewritten(part.graph, module, inputs, disabled)
+    while True:
+        try:
+            return Rewritten(part.graph, module, inputs, disabled)
+        except graphs.Broken as broken:
+            if broken.name in disabled:
+                raise
+            disabled |= {broken.name}
+            if report is not None:
+                report.undone[f"{broken.name} in {path}" if path else broken.name] = broken.reason
 
 
 def _strict(region: Region) -> Region:
@@ -185,7 +199,7 @@ def _without(
     names = [name for name, count in reversed(region.rewritten.counts.items()) if count]
     # each by itself, then more and more of them
     for at_fault in [*([name] for name in names), *(names[: i + 1] for i in range(1, len(names)))]:
-        rewritten = _rewritten(module, part, calls, frozenset(at_fault))
+        rewritten = _rewritten(module, part, calls, region.rewritten.disabled.union(at_fault))
         other = Region(rewritten, region.settings, part.fixed)
         if reference.compare(assembled(module, {"": other})).holds:
             report.undone.update({f"{name}{where}": parity.text for name in at_fault})

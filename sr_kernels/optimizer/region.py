@@ -45,7 +45,7 @@ class Rewritten:
     ) -> None:
         """inputs: values of the placeholders, more than one set where shapes shall be told from numbers.
 
-        Raises Refused where the graph cannot stand for the module.
+        Raises Refused where the graph cannot stand for the module, Broken where a rewrite fails.
         """
         self.graph = copy.deepcopy(captured)
         self.counts: dict[str, int] = {}
@@ -55,8 +55,13 @@ class Rewritten:
         self.trained = _trained(self.graph, module)
         canonicalise(self.graph, module)
         for rewrite in ALL:
-            if rewrite.name not in disabled:
-                self.counts[rewrite.name] = self.counts.get(rewrite.name, 0) + rewrite.apply(self.graph)
+            if rewrite.name in disabled:
+                continue
+            try:
+                count = rewrite.apply(self.graph)
+            except Exception as error:
+                raise graphs.Broken(rewrite.name, f"{type(error).__name__}: {error}") from error
+            self.counts[rewrite.name] = self.counts.get(rewrite.name, 0) + count
         FINAL(self.graph)
         graphs.sweep(self.graph)
         self.graph.lint()

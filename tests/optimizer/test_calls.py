@@ -84,6 +84,23 @@ def test_an_image_without_a_batch_dimension(fast, model):
     assert torch.equal(ours(picture()[0]), module(picture()[0]))
 
 
+class InAList(Body):
+    def forward(self, x):
+        y = super().forward(x)
+        return [y, {"twice": [y * 2]}]
+
+
+def test_lists_and_dicts_are_pythons_own():
+    """At the first call of a kind and at later ones, and in programs of others."""
+    fast = optimize(InAList().eval())
+    assert_ours(fast, picture())
+    for _ in range(3):
+        found = fast.requires_grad_(False)(picture())
+        assert (type(found), type(found[1]), type(found[1]["twice"])) == (list, dict, list)
+    found = fast.requires_grad_(True)(picture())
+    assert (type(found), type(found[1]), type(found[1]["twice"])) == (list, dict, list)
+
+
 class WithOptions(Body):
     def forward(self, x, scale=1.0, *, add=None, sides=(1, 1)):
         y = super().forward(x) * scale
