@@ -34,8 +34,9 @@ class Drawing:
         return [node for node in self.nodes if self.b.channels[node] == channels]
 
     def conv(self):
-        co, kwargs = self.draw.choice(CHANNELS), {}
+        x, co, kwargs = self.any(), self.draw.choice(CHANNELS), {}
         others = self.alike(co)
+        others += [x] * 2 if x in others else []
         if others and self.draw.random() < 0.5:
             count = self.draw.choice([1, 1, 2])
             kwargs["residual"] = [
@@ -45,7 +46,7 @@ class Drawing:
         if others and self.draw.random() < 0.2:
             kwargs["base"] = self.draw.choice(others)
         activation = self.draw.choice([None, "relu", "prelu", "silu"])
-        return self.b.conv(self.any(), co, self.draw.choice([1, 3, 3]), activation=activation, **kwargs)
+        return self.b.conv(x, co, self.draw.choice([1, 3, 3]), activation=activation, **kwargs)
 
     def cat(self):
         return self.b.cat(*(self.any() for _ in range(self.draw.choice([1, 2, 2, 3]))))
