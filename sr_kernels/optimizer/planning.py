@@ -34,6 +34,8 @@ def _inferred(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> dict
     values: dict[fx.Node, Any] = {}
 
     def keep(node: fx.Node, value: Any) -> None:
+        if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
+            raise TypeError("the device of a stand-in is not that of the value")
         values[node] = value
 
     stand_ins = [_without_memory(x) if isinstance(x, Tensor) else x for x in inputs]

@@ -25,8 +25,8 @@ class _Fact:
     hooks: tuple[int, ...]  # how many of each kind: those of a weight norm are part of the graph
 
 
-# One module as found: itself, its attributes, where it hangs and under which name, its hooks, what it was.
-_Bound = list[tuple[nn.Module, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Fact]]
+# One module as found: itself, its class, its attributes, where it hangs, under which name, its hooks, the fact.
+_Bound = list[tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Fact]]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -50,14 +50,16 @@ class Structure:
             above = module.get_submodule(parent)
             found = module.get_submodule(fact.path)
             hooks = tuple(vars(found)[kind] for kind in _HOOKS) if name else ()
-            bound.append((found, vars(found), above._modules if name else {}, name, hooks, fact))
+            # one that runs as a region in another place too is of a class derived from its own
+            kind = type(found) if getattr(found, "_sr_kind", None) is fact.kind else fact.kind
+            bound.append((found, kind, vars(found), above._modules if name else {}, name, hooks, fact))
         return bound
 
     def altered(self, bound: _Bound) -> str:
         """What is not as it was, in words; "" where everything is. It runs at every call."""
-        for m, own, siblings, name, hooks, fact in bound:
+        for m, kind, own, siblings, name, hooks, fact in bound:
             if name:
-                if siblings.get(name) is not m or type(m) is not fact.kind:
+                if siblings.get(name) is not m or type(m) is not kind:
                     return f"{fact.path} is another module"
                 if tuple(map(len, hooks)) != fact.hooks:
                     return f"{fact.path} has other hooks"
@@ -72,7 +74,7 @@ class Structure:
 
     def trains(self, bound: _Bound) -> bool:
         """Whether a module inside that asks for the training flag is in training mode."""
-        return any(own["training"] for _, own, _, name, _, fact in bound if name and fact.trained)
+        return any(own["training"] for _, _, own, _, name, _, fact in bound if name and fact.trained)
 
 
 def _hooks(module: nn.Module) -> tuple[int, ...]:

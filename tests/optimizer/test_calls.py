@@ -20,6 +20,9 @@ from tests.optimizer.networks import (
     picture,
 )
 
+# An optimised form that gives up, in favour of the original, says so.
+pytestmark = pytest.mark.filterwarnings("error:.*the optimised form")
+
 
 @pytest.mark.parametrize(
     "x",

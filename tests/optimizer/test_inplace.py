@@ -12,6 +12,9 @@ from torch import nn
 from sr_kernels import optimize
 from tests.optimizer.networks import Body, assert_ours, assert_same, conv, picture
 
+# An optimised form that gives up, in favour of the original, says so.
+pytestmark = pytest.mark.filterwarnings("error:.*the optimised form")
+
 
 class Block(nn.Module):
     """As SPAN's: the activation in place changes out1, which is read again later."""
