@@ -25,7 +25,7 @@ class _Fact:
     hooks: tuple[int, ...]  # how many of each kind: those of a weight norm are part of the graph
 
 
-# One module as found: itself, its class, its attributes, where it hangs, under which name, its hooks, the fact.
+# One module as found: itself, class, attributes, where it hangs, under which name, its hooks, the fact.
 _Bound = list[tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Fact]]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
