@@ -25,4 +25,15 @@ struct alignas(sizeof(T) * Width) Several {
     T v[Width];
 };
 
+// 16 bytes to global memory, which the compiler may not divide.
+#ifdef SRK_EMULATE
+inline void store_whole(void* to, uint4 v) { *static_cast<uint4*>(to) = v; }
+#else
+__device__ __forceinline__ void store_whole(void* to, uint4 v) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(v.x),
+                 "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+}
+#endif
+
 }  // namespace srk::cuda

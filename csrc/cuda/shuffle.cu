@@ -43,6 +43,16 @@ __global__ void shuffle_kernel(const __grid_constant__ ShuffleArgs a) {
     }
 }
 
+// Elements as 16 bytes.
+template <class T, int Width>
+__device__ __forceinline__ uint4 whole(const Several<T, Width>& a) {
+    uint32_t words[4];
+    SRK_UNROLL
+    for (int i = 0; i < 4; ++i)
+        words[i] = sizeof(T) == 4 ? a.v[i] : a.v[2 * i % Width] | uint32_t{a.v[(2 * i + 1) % Width]} << 16;
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // Rows: (n, y) of the coarse side where channels lie side by side, else (n, c, y) of the fine one. Indices of
 // a row: (x, pieces of channels), or pieces of x.
 template <class T, int S, bool PixelMajor, bool Inverse>
@@ -86,8 +96,10 @@ __global__ void shuffle_pieces_kernel(const __grid_constant__ ShuffleArgs a) {
                     out[k].v[v] = in[at / kWidth].v[at % kWidth];
             }
             SRK_UNROLL
-            for (int k = 0; k < kPieces; ++k)
-                (kGathers ? reinterpret_cast<Piece*>(together)[k] : *apart(k)) = out[k];
+            for (int k = 0; k < kPieces; ++k) {
+                Piece* const to = kGathers ? reinterpret_cast<Piece*>(together) + k : apart(k);
+                store_whole(to, whole(out[k]));
+            }
         }
     }
 }
