@@ -99,11 +99,6 @@ def slower(layers: Sequence[ConvArgs], *, is_new: bool = True) -> list[str]:
     return []
 
 
-def is_thin(weights: Sequence[Sequence[int]]) -> bool:
-    """Whether there are pictures, float32, for which layers of these kernels (Co, Ci, kh, kw) are a chain."""
-    return len(weights) > 1 and _intensity(weights, torch.float32.itemsize) < _MEDIUM
-
-
 def _intensity(weights: Sequence[Sequence[int]], itemsize: int) -> float:
     """Operations for each byte that passes between the layers, read and written."""
     return sum(math.prod(w) for w in weights) / (itemsize * sum(w[0] for w in weights[:-1]))

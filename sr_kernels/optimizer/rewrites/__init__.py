@@ -7,8 +7,8 @@ needs them so, without activation, residual or shuffle. Constants go before resi
 conv * gamma + x is a residual once gamma is in the kernel, and once more behind shuffles. What convolutions
 absorb goes from the inside out: activation, scale and residuals, shuffle, then activation again, for one
 that follows those, and base. Transposed convolutions keep their own name until the activation behind them
-is theirs, whose slopes are for each channel of the result. Dense blocks and chains are made of finished
-convolutions; a block's are no chain's.
+is theirs, whose slopes are for each channel of the result. Dense blocks are made of finished
+convolutions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import fx
 from sr_kernels.optimizer.rewrites import (
     activation,
     branches,
-    chains,
     constants,
     dense,
     fold_norm,
@@ -56,7 +55,6 @@ ALL: tuple[Rewrite, ...] = (
     Rewrite("transposed conv", transposed.apply),
     Rewrite("pixel shuffle + base", residual.apply),
     Rewrite("dense block", dense.apply),
-    Rewrite("chain of convs", chains.apply),
 )
 # What every graph goes through in the end; it changes no value.
 FINAL = layout.apply
