@@ -15,7 +15,7 @@ from sr_kernels.optimizer.samples import Sample
 pytestmark = pytest.mark.skipif(not installed(), reason="the package spandrel is not installed")
 # Those of which a kernel of the library must run: what has convolutions outside of attention.
 FUSED = {
-    "DRUNet", "DnCNN", "FBCNN", "Generator", "RCAN", "RRDBNet", "SRVGGNetCompact", "UpCunet2x",
+    "DRUNet", "DnCNN", "FBCNN", "Generator", "RCAN", "RRDBNet", "SPAN", "SRVGGNetCompact", "UpCunet2x",
     "UpCunet3x", "UpCunet4x",
 }  # fmt: skip
 
