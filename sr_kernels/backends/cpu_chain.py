@@ -79,9 +79,9 @@ def _even(size: int, most: int) -> int:
     return -(-size // -(-size // most))
 
 
-def slower(layers: Sequence[ConvArgs], *, is_new: bool = True) -> list[str]:
+def slower(layers: Sequence[ConvArgs]) -> list[str]:
     """Why the layers one by one would take no more time: what passes between them is small, or little beside
-    their operations. is_new: what passes would lie in memory that is new at every call."""
+    their operations."""
     if len(layers) < 2:
         return ["one layer is no chain"]
     if layers[0].input.dtype != torch.float32:
@@ -91,14 +91,9 @@ def slower(layers: Sequence[ConvArgs], *, is_new: bool = True) -> list[str]:
     height, width = layers[-1].conv_size()
     pixels = layers[0].input.shape[0] * height * width
     passed = [a.input.dtype.itemsize * a.weight.shape[0] for a in layers[:-1]]
-    operations = _intensity([a.weight.shape for a in layers], layers[0].input.dtype.itemsize)
+    operations = sum(2 * a.weight.numel() for a in layers) / (2 * sum(passed))
     if pixels * max(passed) < _SMALLEST:
         return ["what passes between the layers fits into a cache"]
-    if operations >= (_MEDIUM if is_new and pixels * max(passed) >= _LARGE else _LIGHT):
+    if operations >= (_MEDIUM if pixels * max(passed) >= _LARGE else _LIGHT):
         return [f"{operations:.0f} operations for each byte that passes between the layers outweigh it"]
     return []
-
-
-def _intensity(weights: Sequence[Sequence[int]], itemsize: int) -> float:
-    """Operations for each byte that passes between the layers, read and written."""
-    return sum(math.prod(w) for w in weights) / (itemsize * sum(w[0] for w in weights[:-1]))

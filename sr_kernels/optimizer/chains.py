@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sr_kernels.backends import cpu_chain
-from sr_kernels.backends.base import ConvArgs
 from sr_kernels.optimizer.steps import Chain, Conv, Step
 
 # Bytes between two layers from which on memory decides; strips of so few layers overlap little.
@@ -17,27 +16,19 @@ _WORTH = 0.8
 
 
 def chained(steps: Sequence[Step]) -> list[Step]:
-    """The steps with chains where those take less time, or much less memory."""
+    """The steps with chains where those take much less memory. They take no less time: what passes between
+    layers is memory that was used before, and FSRCNN's layers of 12 channels are 1.1 to 1.2 times as fast one
+    by one (Intel Xeon with AMX, two threads)."""
     readers: dict[int, int] = {}
     for step in steps:
         for value in step.reads():
             readers[id(value)] = readers.get(id(value), 0) + 1
-    runs, result = list(_runs(steps, readers)), list(steps)
-    for run in runs:
-        if not cpu_chain.slower([_args(conv) for conv in run], is_new=False):
-            result = _with(result, [run])
-    large = [part for run in runs if run[0] in result for part in _large_parts(run)]
+    large = [part for run in _runs(steps, readers) for part in _large_parts(run)]
     if large:
-        smaller = _with(result, large)
-        if peak(smaller) <= _WORTH * peak(result):
+        smaller = _with(steps, large)
+        if peak(smaller) <= _WORTH * peak(steps):
             return smaller
-    return result
-
-
-def _args(conv: Conv) -> ConvArgs:
-    args = conv.layer.chain_args()
-    assert args is not None
-    return args
+    return list(steps)
 
 
 def _runs(steps: Sequence[Step], readers: dict[int, int]) -> Iterable[list[Conv]]:

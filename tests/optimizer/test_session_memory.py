@@ -235,15 +235,14 @@ def test_large_layers_run_strip_by_strip(monkeypatch, dtype, shape):
     assert sum("chain" in name for name in ran(session, b.module, x)) == 1
 
 
-def test_thin_layers_run_strip_by_strip():
+def test_thin_layers_run_one_by_one():
     b = Builder(backend="cpu")
     h = b.input(1)
     for _ in range(4):
         h = b.conv(h, 12, activation="prelu")
     x = picture(1, 1, 180, 320)
     session = check(b, b.conv(h, 16, pixel_shuffle=4), x)
-    assert sum("chain" in name for name in ran(session, b.module, x)) == 1
-    assert session.arena_bytes == 0
+    assert not any("chain" in name for name in ran(session, b.module, x))
 
 
 @pytest.mark.parametrize("change", ["read twice", "given", "seen", "base"])
