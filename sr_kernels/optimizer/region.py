@@ -10,6 +10,7 @@ import inspect
 import pickle
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,14 @@ from sr_kernels import config, ops
 from sr_kernels.backends import registry
 from sr_kernels.backends.base import BackendError
 from sr_kernels.backends.cpu import current_isa
+from sr_kernels.nn.replays import Replays
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
 from sr_kernels.optimizer.inplace import functionalise
 from sr_kernels.optimizer.planning import session_for
 from sr_kernels.optimizer.reparametrised import is_spectral
+from sr_kernels.optimizer.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.session import Session
 from sr_kernels.optimizer.structure import Structure
@@ -224,6 +227,7 @@ class Region:
         self.fixed = dict(fixed)
         self._kept = _Kept()
         self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
+        self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
         self._bound: Any = None  # the modules that the structure is about
         self._warned = False
@@ -323,7 +327,27 @@ class Region:
             return self.rewritten.function(module, *values)
         if all(v.device.type == "cpu" for v in values if isinstance(v, Tensor)):
             return self._by_session(module, values)
+        replays = self._replays_for(module)
+        if replays is None or not replays.takes(values):
+            return self._op_by_op(module, *values)
+        try:
+            return replays(*values)
+        except Exception as error:
+            self._replays = weakref.ref(module), None  # and not tried again
+            self._warn(module, f"cannot be captured as a CUDA graph ({error}); it runs op by op")
+            return self._op_by_op(module, *values)
+
+    def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
         return self.rewritten.variable(module, *self._constants(module), *values)
+
+    def _replays_for(self, module: nn.Module) -> Replays | None:
+        """CUDA graphs of that module; None where there can be none."""
+        known = self._replays
+        if known is None or known[0]() is not module:
+            graph = self.rewritten.graph
+            found = replays_of(graph, module, self._op_by_op) if is_replayable(graph, module) else None
+            known = self._replays = weakref.ref(module), found
+        return known[1]
 
     def _by_session(self, module: nn.Module, values: list[Any]) -> Any:
         key = (

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sr_kernels import models, nn
+from sr_kernels import models, nn, optimize
 from sr_kernels.backends import record_kernels
 
 HALF = torch.float16
@@ -59,7 +59,7 @@ def test_least_recently_used_goes_first(graphed):
     for size in (8, 9, 8, 10):
         for _ in range(4):
             graphed(picture(size, size))
-    assert [key[0][0][0][-1] for key in graphed._graphs] == [8, 10]
+    assert [key[0][0][0][-1] for key in graphed._replays._graphs] == [8, 10]
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def test_what_needs_gradients_runs_as_it_is(graphed):
     y, replayed = replays(graphed, x)
     assert not replayed
     assert y.requires_grad
-    assert not graphed._graphs
+    assert not graphed._replays._graphs
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def test_copies_capture_their_own(graphed):
     for _ in range(4):
         graphed(x)
     other = copy.deepcopy(graphed)
-    assert not other._graphs
+    assert not other._replays._graphs
     assert torch.equal(other(x), graphed(x))
 
 
@@ -116,7 +116,7 @@ def test_memory_is_bounded(graphed):
     for size in (40, 48, 56):
         for _ in range(4):
             graphed(picture(size, size))
-    assert [key[0][0][0][-1] for key in graphed._graphs] == [56]
+    assert [key[0][0][0][-1] for key in graphed._replays._graphs] == [56]
 
 
 @torch.no_grad()
@@ -144,3 +144,20 @@ def test_a_second_device(graphed):
         for scale in (1.0, 0.5, 0.25, 2.0, 0.1):
             x = picture(16, 16).to(f"cuda:{index}") * scale
             assert torch.equal(mine(x), mine.module(x))
+
+
+@torch.no_grad()
+def test_optimised_modules_are_replayed(device):
+    if device != "cuda":
+        pytest.skip("CUDA graphs need a CUDA device")
+    model = models.create("srvgg", scale=2, num_feat=32, num_conv=4).eval().to(device, HALF)
+    fast = optimize(model, picture(24, 24))
+    x = picture(17, 23)
+    for turn in range(5):
+        y, replayed = replays(fast, x)
+        assert replayed == (turn >= 3)
+        assert torch.equal(y, fast._sr_region._op_by_op(fast, x))
+    model.body[0].weight.mul_(2)
+    changed, replayed = replays(fast, x)
+    assert not replayed
+    assert not torch.equal(changed, y)

@@ -1,0 +1,62 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rewritten graphs on a GPU, where launching small pictures takes longer than computing them: CUDA graphs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sr_kernels.nn.replays import Replays
+from sr_kernels.optimizer.graphs import is_random, lookup
+
+
+def is_replayable(graph: fx.Graph, module: nn.Module) -> bool:
+    """Whether a call of the graph is the same launches every time: one tensor comes out, nothing is drawn at
+    random, and no module inside decides what to do by what it sees."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            if not type(lookup(module, str(node.target))).__module__.startswith("torch.nn"):
+                return False
+        elif node.op == "output":
+            return isinstance(node.args[0], fx.Node)
+        elif is_random(node):
+            return False
+    return False
+
+
+def replays_of(graph: fx.Graph, module: nn.Module, function: Callable[..., Tensor]) -> Replays:
+    """CUDA graphs of function(module, *inputs), which runs the graph with the tensors of module; they do not
+    keep the module alive."""
+    tables = _tables(graph, module)
+    reference = weakref.ref(module)
+
+    def run(*inputs: Tensor) -> Tensor:
+        return function(reference(), *inputs)
+
+    return Replays(run, lambda: [table[name] for table, name in tables])
+
+
+def _tables(graph: fx.Graph, module: nn.Module) -> list[tuple[Mapping[str, Any], str]]:
+    """Where the tensors stand that the graph reads: a parameter that is replaced stands there too."""
+    found: list[tuple[Mapping[str, Any], str]] = []
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            holder = lookup(module, owner) if owner else module
+            for table in (holder._parameters, holder._buffers, vars(holder)):
+                if isinstance(table.get(name), Tensor):
+                    found.append((table, name))
+                    break
+        elif node.op == "call_module":
+            for inner in lookup(module, str(node.target)).modules():
+                found += [
+                    (t, name)
+                    for t in (inner._parameters, inner._buffers)
+                    for name in t
+                    if t[name] is not None
+                ]
+    return found
