@@ -48,8 +48,8 @@ class Replays:
         most_bytes: int = 1 << 30,
     ) -> None:
         """function: gives one new tensor that depends on its inputs and the weights alone, without waiting
-        for the device. weights: what it reads beside its inputs. Bounds: graphs at a time, pixels (N*H*W) of one
-        input, bytes of all graphs while they are several."""
+        for the device. weights: what it reads beside its inputs. Bounds: graphs at a time, pixels (N*H*W) of
+        one input, bytes of all graphs while they are several."""
         self._function, self._weights = function, weights
         self.most_graphs, self.most_pixels, self.most_bytes = most_graphs, most_pixels, most_bytes
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
