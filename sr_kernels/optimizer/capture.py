@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,14 +43,15 @@ class _NoGraph(Exception):
     """What a forward does that no graph can hold."""
 
 
-def capture(module: nn.Module) -> Capture:
-    """The largest parts of a module, in eval mode, that have a graph. The module is left as it was."""
+def capture(module: nn.Module, given: Mapping[str, Any] | None = None) -> Capture:
+    """The largest parts of a module, in eval mode, that have a graph. The module is left as it was. given:
+    what arguments with a default are, where it is not that."""
     reason = _obstacle(module)
     if reason:
         return Capture(None, reason, inner=inside(module))
     tracer = _Tracer()
     try:
-        fixed = _defaults(module)
+        fixed = _fixed(module, given or {})
         with unchanged(module) as changes:
             graph = tracer.trace(module, concrete_args=dict(fixed))
         if changes:
@@ -103,14 +104,13 @@ def _is_torchs(module: nn.Module) -> bool:
     )
 
 
-def _defaults(module: nn.Module) -> dict[str, Any]:
-    """The arguments of forward that have a default and hold no tensor: the graph is made for the default."""
+def _fixed(module: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of forward that have a default and hold no tensor: the graph is made for their values."""
     parameters = inspect.signature(type(module).forward).parameters.values()
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.default is not inspect.Parameter.empty and not isinstance(p.default, Tensor)
+    values = {
+        p.name: given.get(p.name, p.default) for p in parameters if p.default is not inspect.Parameter.empty
     }
+    return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
 
 
 def _drop_fixed(graph: fx.Graph, module: nn.Module, fixed: dict[str, Any]) -> None:
@@ -167,6 +167,15 @@ def leaf(rule: Rule) -> Rule:
     return rule
 
 
+class _Value(fx.Proxy):
+    """A value of a graph. An attribute that a forward gives it (`p.data = ...`) would be lost."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise _NoGraph(f"its forward assigns the {name} of a tensor")
+        super().__setattr__(name, value)
+
+
 class _Tracer(fx.Tracer):
     """Follows forward into every module; one that cannot be followed becomes a call of that module."""
 
@@ -176,6 +185,9 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_modules=(math, ops), autowrap_functions=_WHOLE)  # type: ignore[arg-type]
         self.opaque: dict[str, str] = {}
         self._path = [""]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_torchs(m) or is_hooked(m) or any(rule(m) for rule in _LEAVES)

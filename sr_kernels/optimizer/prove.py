@@ -26,7 +26,7 @@ def regions(
 
     tried: samples that are held against float64; large: such that are held against the model alone.
     """
-    captured = capture(model)
+    captured = capture(model, samples.optional(model, tried))
     report.left.update(_left(captured))
     proof = _Proof(model, tried, settings, report)
     found = proof.regions(captured.regions())

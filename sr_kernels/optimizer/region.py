@@ -69,7 +69,7 @@ class Rewritten:
         graphs.sweep(self.graph)
         self.graph.lint()
         self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
-        self.order = _positional(type(module).forward)
+        self.order, self.defaults = _signature(type(module).forward)
         # what values must be for the graph to stand for the module
         self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
         self.structure = Structure(module, [str(n.target) for n in self.graph.nodes if n.op == "call_module"])
@@ -141,10 +141,15 @@ def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
     return [path for path in paths if is_spectral(graphs.lookup(module, path))]
 
 
-def _positional(forward: Callable[..., Any]) -> list[str]:
-    """The arguments of a forward, self apart, that may be given by position."""
+_NONE = object()
+
+
+def _signature(forward: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments of a forward, self apart, that may be given by position, and the defaults of all."""
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return [p.name for p in inspect.signature(forward).parameters.values() if p.kind in kinds][1:]
+    parameters = list(inspect.signature(forward).parameters.values())
+    order = [p.name for p in parameters if p.kind in kinds][1:]
+    return order, {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., Any]:
@@ -225,12 +230,16 @@ class Region:
         self.rewritten = rewritten
         self.settings = settings
         self.fixed = dict(fixed)
+        # what a call must give, for the graph was made for something else than the default
+        self._given = [
+            name for name, value in fixed.items() if not _same(value, rewritten.defaults.get(name, _NONE))
+        ]
         self._kept = _Kept()
         self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
         self._bound: Any = None  # the modules that the structure is about
-        self._warned = False
+        self._warned: set[str] = set()
 
     def __reduce__(self) -> Any:
         try:
@@ -297,19 +306,19 @@ class Region:
         return not structure.trains(bound)
 
     def _warn(self, module: nn.Module, text: str) -> None:
-        if not self._warned:
-            self._warned = True
+        if text not in self._warned:
+            self._warned.add(text)
             warnings.warn(f"{type(module).__name__}: the optimised form {text}", RuntimeWarning, stacklevel=4)
 
     def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
         """The placeholders' values; None for a call that the graph was not made for."""
         names, values = self.rewritten.names, list(args)
-        if kwargs or len(args) != len(names):
+        if kwargs or len(args) != len(names) or self._given:
             order = self.rewritten.order[: len(args)]
             if len(order) < len(args) or kwargs.keys() & set(order):
                 return None
             given = {**dict(zip(order, args, strict=True)), **kwargs}
-            if any(name not in given for name in names):
+            if any(name not in given for name in (*names, *self._given)):
                 return None
             values = [given.pop(name) for name in names]
             if any(

@@ -115,6 +115,17 @@ def guessed(module: nn.Module) -> tuple[list[Sample], str]:
     return [], f"no picture was found that it takes ({type(error).__name__}: {error}); give example_inputs"
 
 
+def optional(module: nn.Module, tried: Sequence[Sample]) -> dict[str, Any]:
+    """What the first sample gives for arguments of forward that have a default."""
+    signature = inspect.signature(module.forward)
+    bound = signature.bind(*tried[0].args, **tried[0].kwargs).arguments
+    return {
+        name: value
+        for name, value in bound.items()
+        if signature.parameters[name].default is not inspect.Parameter.empty
+    }
+
+
 def larger(module: nn.Module, sample: Sample) -> Sample:
     """A sample of pictures of the size that a tile has, or as near to it as takes no longer than a time."""
     sides = [x.shape[-2:] for x in sample.tensors() if x.dim() == 4]

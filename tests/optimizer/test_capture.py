@@ -8,6 +8,7 @@ import abc
 import collections
 import copy
 import random
+import warnings
 
 import pytest
 import torch
@@ -520,8 +521,51 @@ def test_a_fault_in_running_is_warned_of_once(monkeypatch):
     with pytest.warns(RuntimeWarning, match="this shall not run"):
         y = fast(picture())
     assert torch.equal(y, net()(picture()))
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fast(picture())
+
+
+class Assigning(nn.Module):
+    """A forward that makes one parameter of another at every call, as reparametrised networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 16), conv(16, 16)
+
+    def forward(self, x):
+        self.b.bias.data = self.a.bias.data * 100.0
+        return F.relu(self.b(F.relu(self.a(x))))
+
+
+def test_assigned_data_is_not_lost():
+    model = make(Assigning)
+    with torch.no_grad():
+        truth = copy.deepcopy(model)(picture())
+    fast = optimize(copy.deepcopy(model))
+    with torch.no_grad():
+        assert torch.equal(fast(picture()), truth)
+    assert "changes" in str(fast.report()) or "assigns the data" in str(fast.report())
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 16), conv(16, 3)
+
+    def forward(self, x, gain=1.0):
+        return self.b(F.relu(self.a(x))) * gain
+
+
+def test_optional_arguments_are_what_the_example_gives():
+    model = make(Gain)
+    fast = optimize(model, (picture(), 2.0))
+    assert_ours(fast, picture(), 2.0)
+    assert_ours(fast, picture(), gain=2.0)
+    assert_original_runs(fast, picture())
+    with torch.no_grad():
+        assert torch.equal(fast(picture()), model(picture()))
+    fast = optimize(model)
+    assert_ours(fast, picture())
+    assert_ours(fast, picture(), gain=1.0)
+    assert_original_runs(fast, picture(), 2.0)

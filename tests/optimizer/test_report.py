@@ -57,7 +57,7 @@ def test_every_line():
     report.left = dict.fromkeys("bcdef", "it was not called") | {"": "it branches"}
     report.undone = {"a rule": "largest error 1.0e-01"}
     report.parity = Parity(1e-6, 2e-6, 8e-6, False, True, "")
-    report.time = Timing((1, 3, 8, 8), 4.0, 3.0, 1.5, False)
+    report.time = Timing((1, 3, 8, 8), 4.0, 3.0, 1.5)
     report.notes = ["a note"]
     assert str(report).splitlines() == [
         "Some: optimised in parts (a), 4 of 10 operations by fused kernels",
