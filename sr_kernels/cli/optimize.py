@@ -18,8 +18,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "optimize",
         help="tell what fusing makes of a network, or write it as ONNX",
-        description="Fuse a checkpoint's network as sr_kernels.optimize does, prove it on the spot, and tell "
-        "what was fused, what was not and why, parity and time; or write the fused network as ONNX.",
+        description="Fuse a checkpoint's network, in plain PyTorch, as sr_kernels.optimize does, prove it on "
+        "the spot, and tell what was fused, what was not and why, parity and time; or write the fused "
+        "network as ONNX.",
     )
     add = parser.add_argument
     add(
@@ -69,16 +70,22 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     import torch
 
+    from sr_kernels.bench import plain
+    from sr_kernels.models import SRModel
     from sr_kernels.optimizer import optimize
     from sr_kernels.optimizer.export import write_onnx
     from sr_kernels.pipeline import resolve_model
 
-    model = resolve_model(args.weights, args.scale, dict(args.set or ()) or None).eval()
+    # in torch.nn's own layers, as its authors run it: the library's own network is fused already
+    found = resolve_model(args.weights, args.scale, dict(args.set or ()) or None)
+    assert isinstance(found, SRModel)
+    model = plain.of(found)
     example = None
     if args.size is not None:
         width, height = args.size
-        channels = getattr(model, "in_channels", 3)
-        example = torch.rand((1, channels, height, width), generator=torch.Generator("cpu").manual_seed(0))
+        example = torch.rand(
+            (1, found.in_channels, height, width), generator=torch.Generator("cpu").manual_seed(0)
+        )
     fast = optimize(
         model,
         example,

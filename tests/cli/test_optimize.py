@@ -35,7 +35,7 @@ def test_the_report_is_printed(weights, capsys):
 
 def test_a_shipped_model_has_a_report_too(capsys):
     assert main(["optimize", "compact_x2", "--size", "16x16"]) == 0
-    assert capsys.readouterr().out.startswith("SRVGGNetCompact: ")
+    assert capsys.readouterr().out.startswith("SRVGG: ")
 
 
 @pytest.mark.parametrize(
