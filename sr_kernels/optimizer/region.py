@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import pickle
 import threading
 import warnings
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ from sr_kernels.optimizer.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.session import Session
 from sr_kernels.optimizer.structure import Structure
+from sr_kernels.optimizer.vocabulary import channels_last, formatted
 
 
 class Rewritten:
@@ -99,18 +101,27 @@ class Rewritten:
         """Whether kernels of the library do more in it than a convolution that eager does nearly as fast."""
         return self.ours() > (0 if whole else 1)
 
-    def calls(self) -> int:
-        """How many operations it has, beside those that make constants."""
-        return sum(_layers(n) for n in self.graph.nodes if n.op.startswith("call") and not graphs.constant(n))
-
     def ours(self) -> int:
-        """How many of them the kernels of the library compute."""
-        return sum(
-            _layers(node)
+        """How many operations the kernels of the library compute."""
+        return sum(_layers(node) for node in self.graph.nodes if _is_ours(node))
+
+    def others(self) -> Counter[str]:
+        """Operations that PyTorch computes, by name and how many."""
+        return Counter(
+            str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
             for node in self.graph.nodes
-            if node.op == "call_function"
-            and getattr(node.target, "__module__", "").startswith("sr_kernels.ops")
+            if node.op.startswith("call")
+            and not (_is_ours(node) or graphs.constant(node) or node.target in _PLUMBING)
         )
+
+
+# What hands values on or tells their sizes.
+_PLUMBING = (channels_last, formatted, getattr, operator.getitem, "size", "dim")
+
+
+def _is_ours(node: fx.Node) -> bool:
+    owner = getattr(node.target, "__module__", None) or ""
+    return node.op == "call_function" and owner.startswith("sr_kernels.ops")
 
 
 def _layers(node: fx.Node) -> int:

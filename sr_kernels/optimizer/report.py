@@ -11,6 +11,8 @@ from sr_kernels.optimizer.parity import Parity
 from sr_kernels.optimizer.region import Region
 from sr_kernels.optimizer.timing import Timing
 
+_NAMED = 8  # of what PyTorch computes
+
 
 @dataclass
 class Report:
@@ -22,6 +24,7 @@ class Report:
     name: str
     fused: dict[str, int] = field(default_factory=dict)
     regions: list[tuple[str, int, int]] = field(default_factory=list)  # path, calls, of which ours
+    others: dict[str, int] = field(default_factory=dict)  # operations that PyTorch computes in them
     left: dict[str, str] = field(default_factory=dict)  # path -> why it was not captured
     undone: dict[str, str] = field(default_factory=dict)  # rewrite -> why it was undone
     parity: Parity | None = None
@@ -30,10 +33,13 @@ class Report:
 
     def tell(self, regions: Mapping[str, Region]) -> None:
         """What runs in the end."""
-        self.regions, self.fused = [], {}
+        self.regions, self.fused, self.others = [], {}, {}
         for path, region in regions.items():
             rewritten = region.rewritten
-            self.regions.append((path, rewritten.calls(), rewritten.ours()))
+            others = rewritten.others()
+            self.regions.append((path, rewritten.ours() + others.total(), rewritten.ours()))
+            for name, count in others.items():
+                self.others[name] = self.others.get(name, 0) + count
             for name, count in rewritten.counts.items():
                 if count:
                     self.fused[name] = self.fused.get(name, 0) + count
@@ -44,6 +50,10 @@ class Report:
         if self.fused:
             lines.append("fused")
             lines += [f"  {count:5} x {name}" for name, count in self.fused.items()]
+        if self.others:
+            most = sorted(self.others.items(), key=lambda item: -item[1])
+            names = ", ".join(f"{count} x {name}" for name, count in most[:_NAMED])
+            lines.append(f"between them by PyTorch: {names}{', ...' if len(most) > _NAMED else ''}")
         if self.left:
             lines.append("left as it was")
             lines += [f"  {path or 'the module itself'}: {why}" for path, why in _grouped(self.left)]
@@ -57,7 +67,7 @@ class Report:
                 f"parity: largest error {p.ours:.1e} of the output's RMS {against}, eager {p.eager:.1e}, "
                 f"allowed {p.limit:.1e}"
             )
-        if self.time is not None:
+        if self.time is not None and self.regions:
             t = self.time
             lines.append(
                 f"time: {t.ours:.2f} ms for {tuple(t.shape)}, eager {t.eager:.2f}, channels_last "

@@ -88,3 +88,19 @@ def test_it_is_free_of_tensors():
     found = leaves(report)
     assert found
     assert not any(isinstance(leaf, (torch.Tensor, nn.Module)) for leaf in found)
+
+
+def test_what_pytorch_computes_is_named():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(y * torch.softmax(y, 1))
+
+    report = optimize(Gated().eval()).report()
+    assert report.others == {"softmax": 1, "mul": 1}
+    assert "2 of 4 operations" in str(report)
+    assert "between them by PyTorch: 1 x softmax, 1 x mul" in str(report)
