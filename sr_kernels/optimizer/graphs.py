@@ -38,6 +38,17 @@ def lookup(module: nn.Module, path: str) -> Any:
     return found
 
 
+def table_of(module: nn.Module, path: str) -> tuple[Mapping[str, Any], str]:
+    """Where the tensor at a dotted path stands, a table and its name there. Raises AttributeError where there
+    is none."""
+    owner, _, name = path.rpartition(".")
+    holder = module.get_submodule(owner)
+    for table in (holder._parameters, holder._buffers, vars(holder)):
+        if isinstance(table.get(name), Tensor):
+            return table, name
+    raise AttributeError(f"{path} is no tensor of {type(module).__name__}")
+
+
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
     """The nodes that stand for forward's arguments, in their order."""
     return [node for node in graph.nodes if node.op == "placeholder"]
@@ -56,21 +67,19 @@ def execute(
     inputs: Sequence[Any],
     keep: Callable[[fx.Node, Any], None] | None = None,
     release: Callable[[fx.Node, Any], None] | None = None,
-    find: Callable[[Any], Any] | None = None,
+    known: Mapping[fx.Node, Any] | None = None,
     rules: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
     """Runs the graph on the values of its placeholders. Names are resolved in module. keep sees each node's
-    value as it comes, release as it is read for the last time. find: what stands for a parameter; rules: what
-    is called for a function."""
+    value as it comes, release as it is read for the last time. known: what stands for parameters, all values
+    being small then; rules: what is called for a function."""
     values: dict[fx.Node, Any] = dict(zip(placeholders(graph), inputs, strict=True))
-    last_uses = _last_uses(graph)
+    last_uses = _last_uses(graph) if known is None else {}
     for node in graph.nodes:
         if node.op == "output":
             return plain(map_arg(node.args[0], values.__getitem__))
         if node.op == "get_attr":
-            values[node] = lookup(module, str(node.target))
-            if find is not None:
-                values[node] = find(values[node])
+            values[node] = lookup(module, str(node.target)) if known is None else known[node]
         elif node.op != "placeholder":
             args = map_arg(node.args, values.__getitem__)
             kwargs = map_arg(node.kwargs, values.__getitem__)

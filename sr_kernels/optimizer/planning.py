@@ -5,6 +5,7 @@ from what a run of the graph, node by node, has seen."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,45 +15,65 @@ from torch import Tensor, fx, nn
 from sr_kernels import ops
 from sr_kernels.backends.base import dense_strides, memory_format_of, shuffled, unshuffled
 from sr_kernels.ops import _arguments
-from sr_kernels.optimizer.graphs import execute
+from sr_kernels.optimizer.graphs import execute, table_of
 from sr_kernels.optimizer.session import Session
 
 
-def session_for(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tuple[Session, Any]:
-    """A session, and the graph's result for these inputs."""
-    values = _inferred(graph, module, inputs)
-    if values is not None:
-        session = Session(graph, module, values, inputs)
+class Planner:
+    """Makes the sessions of one graph."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._graph = graph
+        self._needs_run = any(node.op == "call_module" for node in graph.nodes)
+        self._parameters: weakref.WeakKeyDictionary[nn.Module, _Parameters] = weakref.WeakKeyDictionary()
+
+    def session_for(self, module: nn.Module, inputs: Sequence[Any]) -> tuple[Session, Any]:
+        """A session, and the graph's result for these inputs."""
+        values = None if self._needs_run else self._inferred(module, inputs)
+        if values is None:
+            return _recorded(self._graph, module, inputs)
+        session = Session(self._graph, module, values, inputs)
         return session, session.run(module, inputs)
-    return _recorded(graph, module, inputs)
+
+    def _inferred(self, module: nn.Module, inputs: Sequence[Any]) -> dict[fx.Node, Any] | None:
+        """What each node gives, as tensors of the meta device; None where a node must be run to tell."""
+        values: dict[fx.Node, Any] = {}
+
+        def keep(node: fx.Node, value: Any) -> None:
+            if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
+                raise TypeError("the device of a stand-in is not that of the value")
+            values[node] = value
+
+        stand_ins = [_without_memory(x) if isinstance(x, Tensor) else x for x in inputs]
+        try:
+            if module not in self._parameters:
+                self._parameters[module] = _Parameters(self._graph, module)
+            known = self._parameters[module].stand_ins()
+            with torch.no_grad():
+                execute(self._graph, module, stand_ins, keep, known=known, rules=_RULES)
+        except Exception:  # control by values, or an operation without a rule for shapes
+            return None
+        return values
 
 
-def _inferred(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> dict[fx.Node, Any] | None:
-    """What each node gives, as tensors of the meta device; None where a node must be run to tell."""
-    if any(node.op == "call_module" for node in graph.nodes):
-        return None
-    values: dict[fx.Node, Any] = {}
+class _Parameters:
+    """Stand-ins of the tensors that a graph reads, made once and again where one is of another kind."""
 
-    def keep(node: fx.Node, value: Any) -> None:
-        if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
-            raise TypeError("the device of a stand-in is not that of the value")
-        values[node] = value
+    def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
+        nodes = [node for node in graph.nodes if node.op == "get_attr"]
+        self._places = {node: table_of(module, str(node.target)) for node in nodes}
+        self._made: dict[fx.Node, Tensor] = {}
 
-    stand_ins = [_without_memory(x) if isinstance(x, Tensor) else x for x in inputs]
-    try:
-        with torch.no_grad():
-            execute(graph, module, stand_ins, keep, find=_parameter, rules=_RULES)
-    except Exception:  # control by values, or an operation without a rule for shapes
-        return None
-    return values
+    def stand_ins(self) -> dict[fx.Node, Any]:
+        for node, (table, name) in self._places.items():
+            x, made = table[name], self._made.get(node)
+            if made is None or made.dtype is not x.dtype or made.shape != x.shape:
+                self._made[node] = _without_memory(x)
+        return dict(self._made)
 
 
 def _without_memory(x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-
-
-def _parameter(value: Any) -> Any:
-    return _without_memory(value) if isinstance(value, Tensor) else value
 
 
 def _like(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -29,7 +29,7 @@ from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
 from sr_kernels.optimizer.inplace import functionalise
-from sr_kernels.optimizer.planning import session_for
+from sr_kernels.optimizer.planning import Planner
 from sr_kernels.optimizer.reparametrised import is_spectral
 from sr_kernels.optimizer.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.rewrites import ALL, FINAL
@@ -246,6 +246,7 @@ class Region:
             name for name, value in fixed.items() if not _same(value, rewritten.defaults.get(name, _NONE))
         ]
         self._kept = _Kept()
+        self._planner = Planner(rewritten.graph)
         self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
@@ -382,7 +383,7 @@ class Region:
                 self._sessions.move_to_end(key)
         if session is not None:
             return session.run(module, values)
-        session, result = session_for(self.rewritten.graph, module, values)
+        session, result = self._planner.session_for(module, values)
         with self._lock:
             self._sessions[key] = session
             while len(self._sessions) > _MOST_SESSIONS:

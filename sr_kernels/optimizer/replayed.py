@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from sr_kernels.nn.replays import Replays
-from sr_kernels.optimizer.graphs import is_random, lookup
+from sr_kernels.optimizer.graphs import is_random, lookup, table_of
 
 
 def is_replayable(graph: fx.Graph, module: nn.Module) -> bool:
@@ -45,12 +45,7 @@ def _tables(graph: fx.Graph, module: nn.Module) -> list[tuple[Mapping[str, Any],
     found: list[tuple[Mapping[str, Any], str]] = []
     for node in graph.nodes:
         if node.op == "get_attr":
-            owner, _, name = str(node.target).rpartition(".")
-            holder = lookup(module, owner) if owner else module
-            for table in (holder._parameters, holder._buffers, vars(holder)):
-                if isinstance(table.get(name), Tensor):
-                    found.append((table, name))
-                    break
+            found.append(table_of(module, str(node.target)))
         elif node.op == "call_module":
             for inner in lookup(module, str(node.target)).modules():
                 found += [
