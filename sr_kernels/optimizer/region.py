@@ -15,7 +15,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,19 +23,20 @@ from torch import Tensor, fx, nn
 from sr_kernels import config, ops
 from sr_kernels.backends import registry
 from sr_kernels.backends.base import BackendError
-from sr_kernels.backends.cpu import current_isa
 from sr_kernels.nn.replays import Replays
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
 from sr_kernels.optimizer.inplace import functionalise
-from sr_kernels.optimizer.planning import Planner
 from sr_kernels.optimizer.reparametrised import is_spectral
 from sr_kernels.optimizer.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.rewrites import ALL, FINAL
-from sr_kernels.optimizer.session import Session
 from sr_kernels.optimizer.structure import Structure
 from sr_kernels.optimizer.vocabulary import channels_last, formatted
+
+if TYPE_CHECKING:
+    from sr_kernels.optimizer.planning import Planner
+    from sr_kernels.optimizer.session import Session
 
 
 class Rewritten:
@@ -246,7 +247,7 @@ class Region:
             name for name, value in fixed.items() if not _same(value, rewritten.defaults.get(name, _NONE))
         ]
         self._kept = _Kept()
-        self._planner = Planner(rewritten.graph)
+        self._planner: Planner | None = None
         self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
@@ -347,7 +348,8 @@ class Region:
         if is_watched() or not all(is_plain(v) for v in values if isinstance(v, Tensor)):
             return self.rewritten.function(module, *values)
         if all(v.device.type == "cpu" for v in values if isinstance(v, Tensor)):
-            return self._by_session(module, values)
+            native = not registry.unavailable("cpu")
+            return self._by_session(module, values) if native else self._op_by_op(module, *values)
         replays = self._replays_for(module)
         if replays is None or not replays.takes(values):
             return self._op_by_op(module, *values)
@@ -371,6 +373,10 @@ class Region:
         return known[1]
 
     def _by_session(self, module: nn.Module, values: list[Any]) -> Any:
+        # the extension's, which need not be there
+        from sr_kernels.backends.cpu import current_isa
+        from sr_kernels.optimizer.planning import Planner
+
         key = (
             config.get_precision(),
             registry.chosen(),
@@ -378,6 +384,8 @@ class Region:
             *((v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else _hashable(v) for v in values),
         )
         with self._lock:
+            if self._planner is None:
+                self._planner = Planner(self.rewritten.graph)
             session = self._sessions.get(key)
             if session is not None:
                 self._sessions.move_to_end(key)
