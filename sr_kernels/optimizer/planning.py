@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from sr_kernels import ops
 from sr_kernels.backends.base import dense_strides, memory_format_of, shuffled, unshuffled
@@ -133,6 +134,8 @@ def _recorded(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tupl
         values[node] = value
         if not _is_new(node):
             lent.update(_storages(value))
+        if node.op == "call_module":  # which may keep what it is shown
+            lent.update(*(_storages(values[n]) for n in node.all_input_nodes))
 
     def release(node: fx.Node, value: Any) -> None:
         if _is_new(node) and not _storages(value) & lent:
@@ -150,5 +153,4 @@ def _is_new(node: fx.Node) -> bool:
 
 
 def _storages(value: Any) -> set[int]:
-    tensors = value if isinstance(value, (list, tuple)) else [value]
-    return {x.untyped_storage()._cdata for x in tensors if isinstance(x, Tensor)}
+    return {x.untyped_storage()._cdata for x in tree_leaves(value) if isinstance(x, Tensor)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import operator
 import pickle
 import threading
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sr_kernels import config, ops
 from sr_kernels.backends import registry
@@ -278,6 +280,8 @@ class Region:
         if values is None:
             return original(*args, **kwargs)
         if torch.compiler.is_compiling():
+            if self.settings != Settings():  # which a traced call could not carry
+                return original(*args, **kwargs)
             return self.rewritten.function(module, *values)
         try:
             backend = registry.use_backend(self.settings.backend or registry.chosen())
@@ -311,7 +315,8 @@ class Region:
         except AttributeError as error:
             altered = str(error)
         if altered:
-            self._bound = None  # what hangs there now may be of the same kind
+            # what hangs there now may be of the same kind
+            self._bound = self._replays = self._planner = None
             self._warn(module, f"is not used: {altered} since it was optimised; the original's forward runs")
             return False
         if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
@@ -343,13 +348,14 @@ class Region:
         return values
 
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
-        if is_replica(module) or (torch.is_grad_enabled() and _needs_gradient(module, values)):
+        tensors = [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+        if is_replica(module) or (torch.is_grad_enabled() and _needs_gradient(module, tensors)):
             return self.rewritten.function(module, *values)
-        if is_watched() or not all(is_plain(v) for v in values if isinstance(v, Tensor)):
+        if is_watched() or not all(map(is_plain, tensors)):
             return self.rewritten.function(module, *values)
-        if all(v.device.type == "cpu" for v in values if isinstance(v, Tensor)):
-            native = not registry.unavailable("cpu")
-            return self._by_session(module, values) if native else self._op_by_op(module, *values)
+        if all(x.device.type == "cpu" for x in tensors):
+            key = None if registry.unavailable("cpu") else _key(values)
+            return self._op_by_op(module, *values) if key is None else self._by_session(module, values, key)
         replays = self._replays_for(module)
         if replays is None or not replays.takes(values):
             return self._op_by_op(module, *values)
@@ -372,17 +378,12 @@ class Region:
             known = self._replays = weakref.ref(module), found
         return known[1]
 
-    def _by_session(self, module: nn.Module, values: list[Any]) -> Any:
+    def _by_session(self, module: nn.Module, values: list[Any], key: Hashable) -> Any:
         # the extension's, which need not be there
         from sr_kernels.backends.cpu import current_isa
         from sr_kernels.optimizer.planning import Planner
 
-        key = (
-            config.get_precision(),
-            registry.chosen(),
-            current_isa(),
-            *((v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else _hashable(v) for v in values),
-        )
+        key = config.get_precision(), registry.chosen(), current_isa(), key
         with self._lock:
             if self._planner is None:
                 self._planner = Planner(self.rewritten.graph)
@@ -414,12 +415,16 @@ class Region:
         return found
 
 
-def _hashable(value: Any) -> Hashable:
+def _key(values: Sequence[Any]) -> Hashable | None:
+    """What calls of one session have in common; None where arguments cannot tell."""
+    leaves, structure = tree_flatten(values)
+    found = [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
+    key = structure, *found
     try:
-        hash(value)
+        hash(key)
     except TypeError:
-        return repr(value)
-    return type(value), value
+        return None
+    return key
 
 
 def _loaded(state: bytes) -> Region | None:
@@ -437,7 +442,5 @@ def is_replica(module: nn.Module) -> bool:
     return bool(getattr(module, "_is_replica", False))
 
 
-def _needs_gradient(module: nn.Module, values: Sequence[Any]) -> bool:
-    return any(v.requires_grad for v in values if isinstance(v, Tensor)) or any(
-        p.requires_grad for p in module.parameters()
-    )
+def _needs_gradient(module: nn.Module, tensors: Sequence[Tensor]) -> bool:
+    return any(x.requires_grad for x in itertools.chain(tensors, module.parameters(), module.buffers()))

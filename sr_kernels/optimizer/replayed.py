@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from sr_kernels.nn.conv import is_hooked
 from sr_kernels.nn.replays import Replays
 from sr_kernels.optimizer.graphs import is_random, lookup, table_of
 
@@ -19,7 +20,8 @@ def is_replayable(graph: fx.Graph, module: nn.Module) -> bool:
     random, and no module inside decides what to do by what it sees."""
     for node in graph.nodes:
         if node.op == "call_module":
-            if not type(lookup(module, str(node.target))).__module__.startswith("torch.nn"):
+            inner = lookup(module, str(node.target))
+            if not type(inner).__module__.startswith("torch.nn") or any(map(is_hooked, inner.modules())):
                 return False
         elif node.op == "output":
             return isinstance(node.args[0], fx.Node)

@@ -66,7 +66,7 @@ def _add(graph: fx.Graph, node: fx.Node) -> bool:
     # of two convolutions the later one absorbs the other's result
     order = {n: i for i, n in enumerate(graph.nodes)}
     choices = [(first, second, 1.0, sign), (second, first, sign, 1.0)]
-    choices = [choice for choice in choices if is_free(choice[0]) and isinstance(choice[1], fx.Node)]
+    choices = [c for c in choices if is_free(c[0]) and isinstance(c[1], fx.Node) and c[1] is not c[0]]
     for conv, other, conv_sign, other_sign in sorted(choices, key=lambda c: -order[c[0]]):
         if shapes(conv) is None or option(conv, "activation_after_add") or option(conv, "base") is not None:
             continue
