@@ -120,10 +120,13 @@ def get_precision() -> str:
 
 @contextlib.contextmanager
 def precision(name: str | None) -> Iterator[None]:
-    """Within it, in this thread, that precision; None leaves the one in force."""
+    """Within it, in this thread, that precision; None leaves the one in force. Raises ValueError for another
+    name."""
     if name is None:
         yield
         return
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     token = _of_context.set(name)
     try:
         yield

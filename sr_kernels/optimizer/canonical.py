@@ -379,7 +379,7 @@ _FUNCTIONS: dict[Any, Callable[..., Known | fx.Node | None]] = {
     **dict.fromkeys((F.conv2d, torch.conv2d), _conv),
     **dict.fromkeys((F.conv_transpose2d, torch.conv_transpose2d), _conv_transpose2d),
     **dict.fromkeys((F.relu, torch.relu), _simple("relu")),
-    **dict.fromkeys((F.silu, torch.nn.functional.silu), _simple("silu")),
+    F.silu: _simple("silu"),
     **dict.fromkeys((F.tanh, torch.tanh), _simple("tanh")),
     **dict.fromkeys((F.sigmoid, torch.sigmoid), _simple("sigmoid")),
     F.leaky_relu: _leaky_relu,

@@ -13,6 +13,7 @@ from sr_kernels.bench import plain
 def test_the_document_has_the_committed_results():
     found = json.loads(optimize.RESULTS.read_text())
     assert report.filled(optimize.DOCUMENT, "optimize").strip() == optimize.markdown(found).strip()
+    assert report.filled(optimize.README, "optimize").strip() == optimize.brief(found).strip()
     measured = {entry["name"] for entry in found["rows"]}
     assert {f"{entry.package}/{entry.name}" for entry in public.PUBLIC} <= measured
     assert set(optimize.OWN) <= measured
