@@ -81,6 +81,8 @@ class Schedule:
         self._last: dict[int, int] = {}  # index -> the last segment that needs it
         self._written: set[int] = set()  # buffers
         self._returned: set[int] = set()
+        # what may lie in the memory of constants that are the session's own, not the module's
+        self._kept = {node for node in lowered.constants if node.op != "get_attr"}
         threads = torch.get_num_threads()
         for step in placing.steps:
             if isinstance(step, Call):
@@ -88,7 +90,7 @@ class Schedule:
             else:
                 self._add_native(step, threads)
         needed = dict(self._last)
-        self.output = self._template(lowered.output, is_output=True)
+        self.output = self._template(lowered.output, is_given=True, is_output=True)
         for index, at in needed.items():
             if index not in self._returned:
                 self.segments[at].drops.append(index)
@@ -134,19 +136,22 @@ class Schedule:
         node = step.node
         segment = Segment(node)
         self.segments.append(segment)
-        segment.args = self._template(node.args)
-        segment.kwargs = self._template(node.kwargs)
+        is_given = node.op == "call_module"  # a module may keep what it is shown
+        segment.args = self._template(node.args, is_given)
+        segment.kwargs = self._template(node.kwargs, is_given)
+        if not is_given and any(n in self._kept for n in step.aliases):
+            self._kept.add(node)
         segment.index = self._index(node)
         segment.sees_arena = any(
             value.buffer is not None and value.buffer.slot == ARENA for value in step.seen
         ) and not any(n in self._lowered.made for n in step.aliases)
         self._needs(segment.index)
 
-    def _template(self, arg: Any, is_output: bool = False) -> Any:
-        """An argument, or the output, as `filled` takes it."""
+    def _template(self, arg: Any, is_given: bool, is_output: bool = False) -> Any:
+        """An argument, or the output, as `filled` takes it; is_given: it is somebody else's from then on."""
 
         def of(items: Any) -> tuple[Any, ...]:
-            return tuple(self._template(item, is_output) for item in items)
+            return tuple(self._template(item, is_given, is_output) for item in items)
 
         if isinstance(arg, Node):
             if arg in self._lowered.fixed:
@@ -154,8 +159,8 @@ class Schedule:
             ref = Ref(self._held(arg))
             if is_output:
                 self._returned.add(ref.index)
-                if arg.op != "get_attr" and arg in self._lowered.constants:
-                    return Tree(lambda found: tree_map_only(Tensor, Tensor.clone, found[0]), (ref,))
+            if is_given and arg in self._kept:
+                return Tree(lambda found: tree_map_only(Tensor, Tensor.clone, found[0]), (ref,))
             return ref
         if isinstance(arg, slice):
             items = of((arg.start, arg.stop, arg.step))

@@ -115,6 +115,55 @@ def test_constants_of_shapes():
     assert_same(session.run(b.module, [x]), b.plain(x))
 
 
+def test_what_lies_in_constants_is_given_as_a_copy():
+    """Aliases that calls make of constants, through containers too; the module's own tensors stay its own."""
+    b = Builder()
+    x = b.input(3)
+    own = b.parameter(4, buffer=True)
+    doubled = b.call(operator.mul, own, 2)
+    alias = b.method("type_as", doubled, x)
+    halves = b.call(lambda c, x: c.split(x.shape[1] - 1), alias, x)
+    outputs = [alias, b.call(operator.getitem, halves, 1), halves, b.method("type_as", own, x)]
+    given = picture(1, 3, 8, 9)
+    session = b.session((b.conv(x, 4), *outputs), given)
+    first = session.run(b.module, [given])
+    assert_same(first, b.plain(given))
+    assert first[4] is b.module.get_buffer(own.target)
+    for y in (first[1], first[2], *first[3]):
+        y.add_(100)
+    assert_same(session.run(b.module, [given]), b.plain(given))
+
+
+class Keeping(nn.Module):
+    """Writes to what it is shown, keeps it, and gives it back."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def forward(self, c, x):
+        self.shown.append(c)
+        return c.add_(x.shape[1])
+
+
+def test_modules_are_shown_copies_of_constants():
+    b = Builder()
+    x = b.input(3)
+    b.module.keeping = Keeping()
+    doubled = b.call(operator.mul, b.parameter(4), 2)
+    alias = b.method("type_as", doubled, x)
+    outputs = [b.graph.call_module("keeping", (c, x)) for c in (doubled, alias)]
+    given = picture(1, 3, 8, 9)
+    session = b.session((b.conv(x, 4), *outputs), given)
+    with torch.no_grad():
+        expected = [b.module.p2 * 2 + 3] * 2
+    for _ in range(3):
+        y = session.run(b.module, [given])
+        assert_same(y[1:], expected)
+        for kept in (*b.module.keeping.shown, *y[1:]):
+            kept.zero_()
+
+
 def test_random_numbers_are_no_constants():
     b = Builder()
     h = b.conv(b.input(3), 16)
