@@ -67,6 +67,7 @@ class Binding:
                 for emit in emits:
                     emit(program, self.constants)
                 self.programs.append(program)
+        self._seen.clear()  # a session forgets a module with its last other reference
 
     def is_current(self) -> bool:
         """Whether the module holds the same tensors, in the same memory, not written to."""

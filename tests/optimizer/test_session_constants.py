@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import operator
 import threading
+import weakref
 
 import pytest
 import torch
@@ -188,6 +190,23 @@ def test_inputs_of_another_layout():
     x = picture(1, 3, 8, 9)
     session = b.session(b.conv(b.input(3), 4), x)
     assert_same(session.run(b.module, [x.contiguous()]), b.plain(x))
+
+
+def test_a_session_keeps_no_module():
+    b = Builder()
+    b.module.layer = nn.Conv2d(3, 16, 3)
+    h = b.call(ops.conv2d, b.input(3), b.graph.get_attr("layer.weight"), channels=16)
+    given = picture(1, 3, 9, 10)
+    session = b.session(b.conv(h, 4), given)
+    session.run(b.module, [given])
+    kept, layer = weakref.ref(b.module), weakref.ref(b.module.layer)
+    gc.disable()
+    try:
+        del b.module
+        assert kept() is None
+        assert layer() is None
+    finally:
+        gc.enable()
 
 
 # Threads and modes.
