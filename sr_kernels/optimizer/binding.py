@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,9 +35,10 @@ class Binding:
         kinds: Mapping[Node, tuple[torch.Size, torch.dtype]],
         isa: Isa,
         programs: Sequence[Sequence[Emit]],
+        held: Collection[Node],
     ) -> None:
         """constants: nodes in their order; fixed: what others give, whatever the module; kinds: shape and
-        dtype that the constants' tensors must have."""
+        dtype that the constants' tensors must have; held: constants that calls need beside the programs."""
         self._fixed = fixed
         self._tables: list[Mapping[str, Any]] = []
         self._names: list[str] = []
@@ -67,6 +68,8 @@ class Binding:
                 for emit in emits:
                     emit(program, self.constants)
                 self.programs.append(program)
+        # the programs keep what they packed; the rest only led to constants
+        self.constants = {node: self.constants[node] for node in held}
         self._seen.clear()  # a session forgets a module with its last other reference
 
     def is_current(self) -> bool:

@@ -84,8 +84,10 @@ class Session:
             with self._lock:
                 binding = self._bindings.get(module)
                 if binding is None or not binding.is_current():
+                    schedule = self._schedule
+                    held = [node for _, node in schedule.constants]
                     binding = Binding(
-                        module, self._constants, self._fixed, self._kinds, self._isa, self._schedule.programs
+                        module, self._constants, self._fixed, self._kinds, self._isa, schedule.programs, held
                     )
                     self._bindings[module] = binding
         return binding

@@ -13,7 +13,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sr_kernels import ops
 from tests.closeness import assert_as_close
@@ -207,6 +207,35 @@ def test_a_session_keeps_no_module():
         assert layer() is None
     finally:
         gc.enable()
+
+
+def test_constants_that_only_lead_to_others_are_not_kept():
+    """What a weight is computed from, and the weight once packed; what calls read, and outputs, are kept."""
+    b = Builder()
+    made = {}
+
+    def noted(name, function):
+        def run(*args):
+            y = function(*args)
+            made[name] = weakref.ref(y)
+            return y
+
+        return run
+
+    x = b.input(3)
+    double = b.call(noted("double", Tensor.double), b.parameter(16, 3, 3, 3, fan_in=27))
+    folded = b.call(noted("folded", operator.mul), double, 2)
+    weight = b.call(noted("weight", Tensor.float), folded)
+    h = b.call(ops.conv2d, x, weight, padding=1, channels=16)
+    read = b.call(noted("read", operator.mul), b.parameter(16, 1, 1), 2)
+    returned = b.call(noted("returned", operator.add), read, 1)
+    y = b.conv(b.call(operator.mul, h, read, channels=16), 4)
+    given = picture(1, 3, 8, 9)
+    session = b.session((y, returned), given)
+    ours = session.run(b.module, [given])
+    assert {name for name, tensor in made.items() if tensor() is not None} == {"read", "returned"}
+    assert_same(session.run(b.module, [given]), ours)
+    assert_same(ours, b.plain(given))
 
 
 # Threads and modes.
