@@ -51,6 +51,31 @@ def test_optimising_an_optimised_module_starts_from_its_original(fast, model):
     assert type(again) is type(fast)
 
 
+class Interrupted(nn.Module):
+    """Counts its calls, draws a random number, and fails as no Exception does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if type(x) is torch.Tensor:
+            self.calls.add_(1)
+            torch.rand(())
+            raise KeyboardInterrupt
+        return x * 2
+
+
+def test_an_interruption_leaves_the_module_as_it_was():
+    model = Interrupted().train()
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        optimize(model, picture())
+    assert model.calls == 0
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_to_another_dtype(fast, model, dtype):
     exact = copy.deepcopy(model)
