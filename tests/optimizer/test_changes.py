@@ -136,12 +136,12 @@ def test_hooks_inside_put_there_later_run(fast, model):
     with pytest.warns(RuntimeWarning, match="second has other hooks"):
         y = fast(picture())
     assert torch.equal(y, model(picture()))
-    assert len(seen) == 2
+    assert len(seen) == 1
     handle.remove()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_ours(fast, picture())
-    assert len(seen) == 2
+    assert len(seen) == 1
 
 
 def test_hooks_inside_that_were_there_run(model):
@@ -216,6 +216,7 @@ def test_one_layer_more_in_a_list():
 
     model = Listed().eval()
     fast = optimize(model)
-    fast.layers.append(conv(3, 3))
+    for layers in (fast.layers, model.layers):
+        layers.append(nn.Tanh())
     with pytest.warns(RuntimeWarning, match="layers has other modules inside"):
         assert torch.equal(fast(picture()), model(picture()))
