@@ -45,6 +45,8 @@ _FLAGGED: dict[Any, int] = {
     F.threshold: 3,
     F.dropout: 3,
 }
+# Those in place by name that are no functions of torch's own, and what takes the same arguments.
+_NAMED: dict[Any, Any] = {F.leaky_relu_: F.leaky_relu, F.elu_: F.elu, F.hardtanh_: F.hardtanh}
 
 
 # Modules with a flag `inplace`: function and the attributes that it takes.
@@ -115,7 +117,7 @@ def _changes(node: fx.Node, module: nn.Module) -> bool:
     if node.kwargs.get("out") is not None or target is operator.setitem:
         raise Refused(f"{_what(node)} writes into a tensor of its caller's")
     name = getattr(target, "__name__", "")
-    named = name.endswith("_") and not name.startswith("_") and getattr(torch, name, None) is target
+    named = name.endswith("_") and not name.endswith("__")
     return target in _OPERATORS or named or bool(_flag(node))
 
 
@@ -155,8 +157,12 @@ def _out_of_place(graph: fx.Graph, node: fx.Node, module: nn.Module, changed: fx
         node.args = node.args[:position] + (False,) * (len(node.args) > position) + node.args[position + 1 :]
         node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
     else:
-        plain = getattr(torch, target.__name__[:-1], None)
-        if plain is None:
+        name = target.__name__
+        plain = _NAMED.get(target)
+        if plain is None and getattr(torch, name, None) is target:
+            plain = getattr(torch, name[:-1], None)
+        # what is more than the flag's place allows (elu's scales) has no place in the other
+        if plain is None or len(node.args) > _FLAGGED.get(plain, len(node.args)):
             raise Refused(f"{_what(node)} has no form that returns its result")
         node.target = plain
 

@@ -142,18 +142,20 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
     kept = [(t, t.detach().clone()) for t in tensors]
     devices = sorted({t.device.index or 0 for t in tensors if t.is_cuda})
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.inference_mode(False),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False) if devices else nullcontext(),
-        unchanged(model),
-    ):
-        yield
-    for t, before in kept:
-        if not torch.equal(t, before):
-            with torch.inference_mode() if t.is_inference() else torch.no_grad():
-                t.copy_(before)
+    try:
+        with (
+            torch.random.fork_rng(devices=devices),
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False) if devices else nullcontext(),
+            unchanged(model),
+        ):
+            yield
+    finally:
+        for t, before in kept:
+            if not torch.equal(t, before):
+                with torch.inference_mode() if t.is_inference() else torch.no_grad():
+                    t.copy_(before)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 from collections.abc import Mapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 class Optimized(nn.Module):
     """What optimised modules have beside all that the original's class has.
 
-    An optimised module is a shallow copy: it shares parameters and buffers with the original, under the same
-    names, so that a change of one is a change of both. In training mode it runs the original's forward.
+    An optimised module shares parameters and buffers with the original, under the same names, so that a
+    change of one is a change of both; modes, hooks, settings and the modules inside are its own. In training
+    mode it runs the original's forward.
     """
 
     _sr_kind: type[nn.Module]
@@ -102,17 +105,37 @@ def _new(kind: type[nn.Module], outermost: bool) -> nn.Module:
 
 
 def _shallow(module: nn.Module) -> nn.Module:
-    """A copy with children of its own choice, everything else shared."""
+    """A copy that shares parameters and buffers; what hangs below and what hooks into it are its own."""
     twin = module.__class__.__new__(module.__class__)
-    twin.__dict__ = dict(module.__dict__)
-    twin.__dict__["_modules"] = dict(module._modules)
+    own = twin.__dict__
+    own.update(module.__dict__)
+    own.update({name: copy.copy(own[name]) for name in _TABLES if name in own})
     return twin
+
+
+# What register_... writes to, parameters and buffers apart.
+_TABLES = tuple(
+    name
+    for name, table in vars(nn.Module()).items()
+    if isinstance(table, dict) and name not in ("_parameters", "_buffers")
+)
+
+
+def _runs_elsewhere(module: nn.Module) -> bool:
+    """Whether what a call runs is bound to this very object, as compiled code is."""
+    forward = vars(module).get("forward")
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or (forward is not None and getattr(forward, "__self__", None) is not module)
+    )
 
 
 def assembled(module: nn.Module, regions: Mapping[str, Region], *, outermost: bool = False) -> nn.Module:
     """A copy of module in which the modules at these dotted paths run as regions; "" is the module itself.
 
-    A module that stands in several places stands in them still. outermost: with what `finished` needs.
+    Modules inside are copies too, so that modes, hooks and settings are its own; one that stands in several
+    places stands in them still. outermost: with what `finished` needs.
     """
     twins: dict[int, nn.Module] = {}
     chosen = {id(module.get_submodule(path)): region for path, region in regions.items()}
@@ -125,7 +148,7 @@ def assembled(module: nn.Module, regions: Mapping[str, Region], *, outermost: bo
         return above[id(m)]
 
     def twin_of(m: nn.Module) -> nn.Module:
-        if m is not module and not touched(m):
+        if m is not module and not touched(m) and _runs_elsewhere(m):
             return m
         if id(m) in twins:
             return twins[id(m)]
@@ -143,7 +166,30 @@ def assembled(module: nn.Module, regions: Mapping[str, Region], *, outermost: bo
         )
         return twin
 
-    return twin_of(module)
+    made = twin_of(module)
+    for twin in twins.values():
+        for name, value in vars(twin).items():
+            if name not in _OWN and not name.startswith("_sr_"):
+                twin.__dict__[name] = _moved(value, twins)
+    return made
+
+
+_OWN = frozenset(vars(nn.Module()))
+
+
+def _moved(value: Any, twins: Mapping[int, nn.Module]) -> Any:
+    """An attribute that names modules (one, a list of them, a method of one), of their twins instead."""
+    if isinstance(value, nn.Module):
+        return twins.get(id(value), value)
+    if isinstance(value, MethodType) and id(value.__self__) in twins:
+        return MethodType(value.__func__, twins[id(value.__self__)])
+    if type(value) in (list, tuple):
+        items = [_moved(item, twins) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    if type(value) is dict:
+        entries = {key: _moved(item, twins) for key, item in value.items()}
+        return value if all(entries[key] is item for key, item in value.items()) else entries
+    return value
 
 
 def finished(

@@ -5,14 +5,35 @@ plain attributes, that nobody hooks into them, and, where it matters, that they 
 
 from __future__ import annotations
 
+import copy
+import enum
+import functools
+import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _OWN = frozenset(vars(nn.Module()))  # attributes that every module has
-_PLAIN = (int, float, bool, str, type(None))
+# Compared by ==, functions and classes among them.
+_PLAIN = (
+    numbers.Number,
+    str,
+    bytes,
+    type(None),
+    type(Ellipsis),
+    enum.Enum,
+    type,
+    FunctionType,
+    BuiltinFunctionType,
+    torch.dtype,
+    torch.device,
+    torch.memory_format,
+    torch.layout,
+)
 
 
 @dataclass(frozen=True)
@@ -22,11 +43,21 @@ class _Fact:
     children: int
     attributes: tuple[tuple[str, Any], ...]
     trained: bool  # its forward asks for the training flag
-    hooks: tuple[int, ...]  # how many of each kind: those of a weight norm are part of the graph
+    hooks: tuple[Any, ...]  # classes of each kind: those of a weight norm are part of the graph
 
 
-# One module as found: itself, class, attributes, where it hangs, under which name, its hooks, the fact.
-_Bound = list[tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Fact]]
+@dataclass(frozen=True)
+class _Thing:
+    """What is known of an object that == cannot be trusted with: its class and what is inside."""
+
+    kind: type
+    inside: tuple[Any, ...] = ()
+
+
+# One module as found: itself, class, attributes, where it hangs, under which name, its hooks, the values that
+# its attributes must have, the fact.
+_Values = list[tuple[str, Any, bool]]  # name, value, whether it must be that very object
+_Bound = list[tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Values, _Fact]]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -36,7 +67,14 @@ class Structure:
     def __init__(self, module: nn.Module, apart: Collection[str]) -> None:
         """apart: dotted paths of modules that are called as the modules that they are."""
         self.facts = [
-            _Fact(path, type(m), len(m._modules), _attributes(m), reads_training(type(m)), _hooks(m))
+            _Fact(
+                path,
+                type(m),
+                len(m._modules),
+                _attributes(m),
+                reads_training(type(m)),
+                _hooks(m) if path else (),
+            )
             for path, m in module.named_modules(remove_duplicate=False)
             if not any(path == other or path.startswith(f"{other}.") for other in apart)
         ]
@@ -52,42 +90,89 @@ class Structure:
             hooks = tuple(vars(found)[kind] for kind in _HOOKS) if name else ()
             # one that runs as a region in another place too is of a class derived from its own
             kind = type(found) if getattr(found, "_sr_kind", None) is fact.kind else fact.kind
-            bound.append((found, kind, vars(found), above._modules if name else {}, name, hooks, fact))
+            own = vars(found)
+            values = [_expected(attribute, value, own) for attribute, value in fact.attributes]
+            bound.append((found, kind, own, above._modules if name else {}, name, hooks, values, fact))
         return bound
 
     def altered(self, bound: _Bound) -> str:
         """What is not as it was, in words; "" where everything is. It runs at every call."""
-        for m, kind, own, siblings, name, hooks, fact in bound:
+        for m, kind, own, siblings, name, hooks, values, fact in bound:
             if name:
                 if siblings.get(name) is not m or type(m) is not kind:
                     return f"{fact.path} is another module"
-                if tuple(map(len, hooks)) != fact.hooks:
+                if (_classes(hooks) if any(hooks) else ()) != fact.hooks:
                     return f"{fact.path} has other hooks"
             if "forward" in own:
                 return f"{fact.path or 'the module'} has a forward of its own"
             if fact.children != len(own["_modules"]):
                 return f"{fact.path or 'the module'} has other modules inside"
-            for attribute, value in fact.attributes:
-                if own.get(attribute, m) != value:
+            for attribute, value, very in values:
+                now = own.get(attribute, m)
+                if now is not value and (very or type(now) is not type(value) or now != value):
                     return f"{f'{fact.path}.{attribute}'.lstrip('.')} has changed"
         return ""
 
     def trains(self, bound: _Bound) -> bool:
         """Whether a module inside that asks for the training flag is in training mode."""
-        return any(own["training"] for _, _, own, _, name, _, fact in bound if name and fact.trained)
+        return any(own["training"] for _, _, own, _, name, _, _, fact in bound if name and fact.trained)
 
 
-def _hooks(module: nn.Module) -> tuple[int, ...]:
-    return tuple(len(vars(module)[kind]) for kind in _HOOKS)
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    tables = tuple(vars(module)[kind] for kind in _HOOKS)
+    return _classes(tables) if any(tables) else ()
+
+
+def _classes(tables: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(tuple(map(type, table.values())) for table in tables)
 
 
 def _attributes(module: nn.Module) -> tuple[tuple[str, Any], ...]:
-    """Those that a forward may have read: of torch's own layers numbers such as a slope, the rest being
-    checked with the tensors' shapes."""
-    kinds = (float,) if type(module).__module__.startswith("torch.nn") else _PLAIN
+    """Those that a forward may have read: all but tensors, which are read anew, and modules."""
     return tuple(
-        (name, value) for name, value in vars(module).items() if name not in _OWN and type(value) in kinds
+        (name, _frozen(value))
+        for name, value in vars(module).items()
+        if name not in _OWN and not name.startswith("_sr_") and not isinstance(value, (Tensor, nn.Module))
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether == tells all of a value."""
+    if type(value) in (list, tuple, set, frozenset) or isinstance(value, torch.Size):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return isinstance(value, _PLAIN)
+
+
+def _frozen(value: Any, depth: int = 4) -> Any:
+    """A copy of a plain value; of another object what can be told of it without holding it or its tensors."""
+    if isinstance(value, (Tensor, nn.Module)) or depth == 0:
+        return _Thing(type(value))
+    if _is_plain(value):
+        return copy.deepcopy(value)
+    if isinstance(value, MethodType):  # whose object may be a copy
+        return _Thing(MethodType, (value.__func__,))
+    if isinstance(value, functools.partial):
+        items: Any = (value.func, *value.args, *value.keywords.items())
+    elif isinstance(value, (list, tuple)):
+        items = value
+    else:
+        items = (value if isinstance(value, dict) else getattr(value, "__dict__", {})).items()
+    return _Thing(type(value), tuple(_frozen(item, depth - 1) for item in items))
+
+
+def _expected(name: str, known: Any, own: dict[str, Any]) -> tuple[str, Any, bool]:
+    """What an attribute must be at every call: of objects, which a copied or loaded module has others of, the
+    one found, if it is as the one that was captured."""
+    if name not in own:
+        return name, known, True
+    found = own[name]
+    if isinstance(known, _Thing):
+        return name, found if _frozen(found) == known else known, True
+    # the very object is compared faster; one that can be written to is compared with its copy
+    same = type(found) is type(known) and not isinstance(found, (list, set, dict)) and found == known
+    return name, found if same else known, False
 
 
 _known: dict[type[nn.Module], bool] = {}

@@ -51,6 +51,23 @@ class Functions(nn.Module):
         return z * n
 
 
+class ByName(nn.Module):
+    """In place by functions whose names say so, some of which are no functions of torch's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = conv(3, 8), conv(8, 8)
+
+    def forward(self, x):
+        y = self.one(x)
+        F.leaky_relu_(y, 0.2)
+        z = self.two(y)
+        F.elu_(z, 0.7)
+        y = F.hardtanh_(z, -0.3, 0.4) + y
+        F.relu_(y)
+        return y * z
+
+
 class Conditional(nn.Module):
     """An activation in place whose result is not used by name."""
 
@@ -78,6 +95,15 @@ class OfView(nn.Module):
         return self.two(y)
 
 
+class Scaled(OfView):
+    """Arguments that the function that returns its result has no place for."""
+
+    def forward(self, x):
+        y = self.one(self.body(x))
+        F.elu_(y, 0.7, 1.3)
+        return self.two(y)
+
+
 class SetItem(OfView):
     def forward(self, x):
         y = self.one(self.body(x))
@@ -92,7 +118,7 @@ class Out(OfView):
         return self.two(y)
 
 
-@pytest.mark.parametrize("kind", [Block, Functions, Conditional, OfView, SetItem, Out])
+@pytest.mark.parametrize("kind", [Block, Functions, ByName, Conditional, OfView, Scaled, SetItem, Out])
 @pytest.mark.parametrize("last", [False, True])
 def test_results(kind, last):
     model = kind().eval().requires_grad_(False)
@@ -105,12 +131,12 @@ def test_results(kind, last):
     assert_ours(fast, x)
 
 
-@pytest.mark.parametrize("kind", [Block, Functions, Conditional])
+@pytest.mark.parametrize("kind", [Block, Functions, ByName, Conditional])
 def test_whole_graphs(kind):
     assert [path for path, *_ in optimize(kind().eval()).report().regions] == [""]
 
 
-@pytest.mark.parametrize("kind", [OfView, SetItem, Out])
+@pytest.mark.parametrize("kind", [OfView, Scaled, SetItem, Out])
 def test_parts_inside_what_is_refused(kind):
     report = optimize(kind().eval()).report()
     assert "body" in [path for path, *_ in report.regions]
@@ -138,6 +164,11 @@ class ActOfInput(nn.Module):
         return self.body(self.act(x)) + x
 
 
+class FunctionOfInput(ActOfInput):
+    def forward(self, x):
+        return self.body(F.leaky_relu_(x, 0.1)) + x
+
+
 class Hidden(nn.Module):
     """What stays a module of its own changes the input."""
 
@@ -155,7 +186,7 @@ class Hidden(nn.Module):
         return y + self.body(x)
 
 
-@pytest.mark.parametrize("kind", [OfInput, ActOfInput, Hidden])
+@pytest.mark.parametrize("kind", [OfInput, ActOfInput, FunctionOfInput, Hidden])
 @pytest.mark.parametrize("last", [False, True])
 def test_inputs_are_changed_as_the_original_changes_them(kind, last):
     model = kind().eval().requires_grad_(False)

@@ -51,6 +51,80 @@ def test_optimising_an_optimised_module_starts_from_its_original(fast, model):
     assert type(again) is type(fast)
 
 
+class Held(nn.Module):
+    """Names its layers in a list, a dictionary and by a method, beside where they hang; one hangs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(3, 3, 3, 1, 1), nn.BatchNorm2d(3), Body()
+        self.again = self.norm
+        self.layers, self.table, self.last = [self.one, self.norm], {"two": self.two}, self.two.forward
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.again(self.last(self.table["two"](x)))
+
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 3, 1, 1))
+
+
+@pytest.mark.parametrize("make", [plain, Net, Opaque, Held])
+def test_modes_and_hooks_are_its_own(make):
+    model = make().eval()
+    fast = optimize(model)
+    y = model(picture())
+    fast.train()
+    assert all(m.training for m in fast.modules())
+    assert not any(m.training for m in model.modules())
+    assert len(list(fast.modules())) == len(list(model.modules()))
+    for m in fast.modules():
+        m.register_forward_hook(lambda m, args, y: y * 2)
+        m.register_forward_pre_hook(lambda m, args: None)
+        m.register_state_dict_pre_hook(lambda m, prefix, keep_vars: None)
+    assert torch.equal(model(picture()), y)
+    assert not any(table for m in model.modules() for name, table in vars(m).items() if "_hooks" in name)
+
+
+def test_layers_that_are_named_otherwise_are_its_own():
+    model = Held().eval()
+    fast = optimize(model)
+    fast.train()
+    twin = copy.deepcopy(model).train()
+    twin.last = twin.two.forward  # a copied method is the original's
+    assert torch.equal(fast(picture()), twin(picture()))
+    assert torch.equal(fast.norm.running_mean, twin.norm.running_mean)
+    assert fast.again is fast.norm is fast.layers[1]
+    fast.eval()
+    assert_ours(fast, picture())
+
+
+class Interrupted(nn.Module):
+    """Counts its calls, draws a random number, and fails as no Exception does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if type(x) is torch.Tensor:
+            self.calls.add_(1)
+            torch.rand(())
+            raise KeyboardInterrupt
+        return x * 2
+
+
+def test_an_interruption_leaves_the_module_as_it_was():
+    model = Interrupted().train()
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        optimize(model, picture())
+    assert model.calls == 0
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_to_another_dtype(fast, model, dtype):
     exact = copy.deepcopy(model)
