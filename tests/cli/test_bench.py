@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 
@@ -117,16 +118,14 @@ def test_what_cannot_be_done_is_told_before_anything_is_measured(arguments, mess
 
 
 def test_a_wrong_result_of_ours_fails(monkeypatch, capsys):
-    from sr_kernels.bench import plain
+    from sr_kernels.bench import model
 
-    right = plain.of
+    def wrong(network):
+        other = copy.deepcopy(network)
+        next(iter(other.parameters())).add_(0.01)
+        return other
 
-    def wrong(model):
-        network = right(model)
-        next(iter(network.parameters())).add_(0.01)
-        return network
-
-    monkeypatch.setattr(plain, "of", wrong)
+    monkeypatch.setattr(model, "optimize", wrong)
     assert main(["bench", *TINY, *BRIEF, "--against", "eager"]) == 1
     printed = capsys.readouterr().out
     assert "WRONG" in printed
