@@ -209,7 +209,8 @@ class ConvPlan:
         for step in self.steps:
             step.kernel = self.kernel.index
         self.parts = tuple(parts)
-        self._weights_key = "cuda weights", self.kernel.name, tuple(self.gathers), self.parts, *self.settings
+        packing = self.kernel.name, co, tuple(self.gathers), self.parts, *self.settings
+        self._weights_key = "cuda weights", *packing  # co: of an enlarging form four times the weight's
         self._packed: dict[int, _Packed] = {}
 
     def packed(self, weight: Tensor, bias: Tensor | None, prelu: Tensor | None) -> _Packed:

@@ -29,8 +29,13 @@ class _Graph:
     inputs: tuple[Tensor, ...]
     output: Tensor
     weights: Hashable
+    held: list[Tensor]  # what the graph reads: neither address nor id is given out again
     bytes: int
     done: torch.cuda.Event = field(default_factory=torch.cuda.Event)  # after the last replay
+
+
+class CaptureError(RuntimeError):
+    """A function's call cannot be captured."""
 
 
 class Replays:
@@ -75,12 +80,13 @@ class Replays:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function's result for inputs that it `takes`, in new memory."""
         shapes = tuple((x.shape, x.stride(), x.dtype, x.device) for x in inputs)
-        key = shapes, config.get_precision(), registry.chosen(), torch.is_inference_mode_enabled()
+        key = shapes, config.get_precision(), registry.chosen(), _modes()
         with self._lock:
-            weights = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in self._weights())
+            tensors = self._weights()
+            weights = tuple(map(_stamp, tensors))
             found = self._graphs.get(key)
             if found is not None and found.weights != weights:
-                del self._graphs[key]
+                self._graphs.pop(key).done.synchronize()
                 found = None
             if found is None:
                 before, runs = self._seen.pop(key, (weights, 0))
@@ -90,13 +96,21 @@ class Replays:
                     while len(self._seen) > 16 * self.most_graphs:
                         self._seen.popitem(last=False)
                     return self._function(*inputs)
-                found = self._graphs[key] = self._capture(inputs, weights)
+                found = self._graphs[key] = self._capture(inputs, weights, tensors)
                 self._evict()
             if key in self._graphs:
                 self._graphs.move_to_end(key)
             return _replay(found, inputs)
 
-    def _capture(self, inputs: tuple[Tensor, ...], weights: Hashable) -> _Graph:
+    def _capture(self, inputs: tuple[Tensor, ...], weights: Hashable, tensors: Sequence[Tensor]) -> _Graph:
+        try:
+            return self._captured(inputs, weights, [*tensors, *(t.detach() for t in tensors)])
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            raise CaptureError(f"the call cannot be captured as a CUDA graph: {error}") from error
+
+    def _captured(self, inputs: tuple[Tensor, ...], weights: Hashable, held: list[Tensor]) -> _Graph:
         static = tuple(torch.empty_like(x) for x in inputs)
         graph = torch.cuda.CUDAGraph()
         device = inputs[0].device
@@ -111,7 +125,7 @@ class Replays:
             size = max(torch.cuda.memory_reserved() - before, 0)
         if not isinstance(output, Tensor):
             raise TypeError(f"a CUDA graph's function must return one tensor, got {type(output).__name__}")
-        return _Graph(graph, static, output, weights, size)
+        return _Graph(graph, static, output, weights, held, size)
 
     def _evict(self) -> None:
         """Graphs in excess, the oldest first; the newest stays."""
@@ -120,6 +134,20 @@ class Replays:
             _, old = self._graphs.popitem(last=False)
             old.done.synchronize()
             held -= old.bytes
+
+
+def _stamp(t: Tensor) -> Hashable:
+    return id(t), t.data_ptr(), 0 if t.is_inference() else t._version, t.shape, t.stride(), t.dtype
+
+
+def _modes() -> Hashable:
+    """What decides beside the arguments which kernels run."""
+    return (
+        torch.is_inference_mode_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
 
 
 def _replay(found: _Graph, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 from sr_kernels import config, ops
 from sr_kernels.backends import registry
 from sr_kernels.backends.base import BackendError
-from sr_kernels.nn.replays import Replays
+from sr_kernels.nn.replays import CaptureError, Replays
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
 from sr_kernels.optimizer.canonical import canonicalise
@@ -361,9 +361,9 @@ class Region:
             return self._op_by_op(module, *values)
         try:
             return replays(*values)
-        except Exception as error:
+        except CaptureError as error:
             self._replays = weakref.ref(module), None  # and not tried again
-            self._warn(module, f"cannot be captured as a CUDA graph ({error}); it runs op by op")
+            self._warn(module, f"runs op by op: {error}")
             return self._op_by_op(module, *values)
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
@@ -374,7 +374,11 @@ class Region:
         known = self._replays
         if known is None or known[0]() is not module:
             graph = self.rewritten.graph
-            found = replays_of(graph, module, self._op_by_op) if is_replayable(graph, module) else None
+            found = (
+                replays_of(graph, module, self._op_by_op, self._constants)
+                if is_replayable(graph, module)
+                else None
+            )
             known = self._replays = weakref.ref(module), found
         return known[1]
 

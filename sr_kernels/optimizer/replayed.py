@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -30,16 +30,24 @@ def is_replayable(graph: fx.Graph, module: nn.Module) -> bool:
     return False
 
 
-def replays_of(graph: fx.Graph, module: nn.Module, function: Callable[..., Tensor]) -> Replays:
+def replays_of(
+    graph: fx.Graph,
+    module: nn.Module,
+    function: Callable[..., Tensor],
+    constants: Callable[[Any], Sequence[Tensor]],
+) -> Replays:
     """CUDA graphs of function(module, *inputs), which runs the graph with the tensors of module; they do not
-    keep the module alive."""
+    keep the module alive. constants: of a module, what function makes of its tensors."""
     tables = _tables(graph, module)
     reference = weakref.ref(module)
 
     def run(*inputs: Tensor) -> Tensor:
         return function(reference(), *inputs)
 
-    return Replays(run, lambda: [table[name] for table, name in tables])
+    def read() -> list[Tensor]:
+        return [*(table[name] for table, name in tables), *constants(reference())]
+
+    return Replays(run, read)
 
 
 def _tables(graph: fx.Graph, module: nn.Module) -> list[tuple[Mapping[str, Any], str]]:
