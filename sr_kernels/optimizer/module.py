@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sr_kernels.optimizer.region import Region
@@ -122,10 +123,11 @@ _TABLES = tuple(
 
 
 def _runs_elsewhere(module: nn.Module) -> bool:
-    """Whether what a call runs is bound to this very object, as compiled code is."""
+    """Whether what a call runs is bound to this very object, as compiled code is, or changes it: a lazy layer
+    becomes another."""
     forward = vars(module).get("forward")
     return (
-        isinstance(module, torch.jit.ScriptModule)
+        isinstance(module, (torch.jit.ScriptModule, LazyModuleMixin))
         or getattr(module, "_compiled_call_impl", None) is not None
         or (forward is not None and getattr(forward, "__self__", None) is not module)
     )
