@@ -9,7 +9,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from sr_kernels import record_kernels
 from tests.closeness import assert_as_close, assert_as_close_together
@@ -92,16 +92,42 @@ def assert_result(ours, model, *args, exact=None, **kwargs):
         assert_as_close(ours.detach(), theirs, truth)
 
 
+def assert_results(ours, model, *args, **kwargs):
+    """As assert_result, of a tree of tensors and other things."""
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        theirs, spec = tree_flatten(model(*copies(args), **kwargs))
+        truth = tree_leaves(exact(*copies(args, torch.float64), **kwargs))
+    found, found_spec = tree_flatten(ours)
+    assert found_spec == spec
+    for a, b, c in zip(found, theirs, truth, strict=True):
+        if isinstance(b, torch.Tensor) and b.is_floating_point() and not torch.equal(a, b):
+            assert_as_close(a.detach(), b, c.double())
+        elif not isinstance(b, torch.Tensor):
+            assert a == b
+
+
+def assert_lower(ours, model, dtype, *args):
+    """A float32 result of computing in a lower dtype, as near to float64 as eager is in that dtype."""
+    lower, exact = copy.deepcopy(model).to(dtype), copy.deepcopy(model).double()
+    with torch.no_grad():
+        theirs, truth = lower(*copies(args, dtype)), exact(*copies(args, torch.float64))
+    assert_as_close(ours.detach().to(dtype), theirs, truth)
+
+
 def _longest(model):
     """Terms of the longest sum that a layer makes."""
     return max(p[0].numel() for p in model.parameters() if p.dim() == 4)
 
 
-def assert_gradients(ours, model, loss, of):
-    """Gradients `ours`, as near to float64 as those of loss(model) by of(model), tensors, are."""
+def assert_weights_gradients(ours, model, name, x):
+    """The gradient of model(x).sum() by the weight of that name, as near to float64 as eager's is."""
     exact = copy.deepcopy(model).double()
-    theirs, truth = (torch.autograd.grad(loss(m), of(m)) for m in (model, exact))
-    assert_as_close_together(ours, theirs, truth)
+    found = [
+        torch.autograd.grad(m(*copies([x], dtype)).sum(), m.get_parameter(name))[0]
+        for m, dtype in ((copy.deepcopy(model), None), (exact, torch.float64))
+    ]
+    assert_as_close_together([ours], [found[0]], [found[1]])
 
 
 def copies(args, dtype=None):

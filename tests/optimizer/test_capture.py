@@ -17,7 +17,16 @@ from torch import nn
 
 from sr_kernels import optimize
 from sr_kernels.optimizer.capture import capture
-from tests.optimizer.networks import Body, assert_original_runs, assert_ours, conv, net, picture
+from tests.optimizer.networks import (
+    Body,
+    assert_original_runs,
+    assert_ours,
+    assert_results,
+    assert_same,
+    conv,
+    net,
+    picture,
+)
 
 # An optimised form that gives up, in favour of the original, says so.
 pytestmark = pytest.mark.filterwarnings("error:.*the optimised form")
@@ -279,14 +288,6 @@ def make(kind):
     return kind().eval()
 
 
-def assert_equal_results(ours, theirs):
-    leaves, spec = torch.utils._pytree.tree_flatten(ours)
-    other, other_spec = torch.utils._pytree.tree_flatten(theirs)
-    assert spec == other_spec
-    for a, b in zip(leaves, other, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", CASES, ids=[kind.__name__ for kind in CASES])
 def test_any_module_works(kind):
     twin, model = make(kind), make(kind)
@@ -294,16 +295,16 @@ def test_any_module_works(kind):
     assert isinstance(fast, kind)
     for shape in ((1, 3, 16, 16), (2, 3, 13, 10)):
         with torch.no_grad():
-            assert_equal_results(fast(picture(*shape)), twin(picture(*shape)))
+            assert_results(fast(picture(*shape)), twin, picture(*shape))
     (assert_original_runs if kind in PLAIN else assert_ours)(fast, picture())
     assert list(fast.state_dict()) == list(twin.state_dict())
-    assert_equal_results(copy.deepcopy(fast)(picture()), twin(picture()))
+    assert_results(copy.deepcopy(fast)(picture()), twin, picture())
 
 
 def test_a_branch_that_samples_do_not_take():
     model = make(Branches)
     fast = optimize(model)
-    torch.testing.assert_close(fast(picture() - 9), model(picture() - 9), rtol=1e-4, atol=1e-4)
+    assert_same(fast, model, picture() - 9)
     assert "optimised in parts (body)" in str(fast.report())
     assert "other: it was not called" in str(fast.report())
 
@@ -311,7 +312,7 @@ def test_a_branch_that_samples_do_not_take():
 def test_recursion_with_another_depth():
     model = make(Recursive)
     fast = optimize(model)
-    torch.testing.assert_close(fast(picture(), 4), model(picture(), 4), rtol=1e-4, atol=1e-4)
+    assert_same(fast, model, picture(), 4)
 
 
 def test_stars_with_more_arguments():
@@ -327,16 +328,16 @@ def test_several_inputs_and_outputs():
     for example in ((picture(), picture()), {"x": picture(), "y": picture()}, [(picture(), picture())]):
         fast = optimize(model, example)
         with torch.no_grad():
-            assert_equal_results(fast(picture(), picture()), model(picture(), picture()))
-            assert_equal_results(fast(y=picture(2, 3, 9, 9), x=picture(2, 3, 9, 9)),
-                                 model(picture(2, 3, 9, 9), picture(2, 3, 9, 9)))  # fmt: skip
+            assert_results(fast(picture(), picture()), model, picture(), picture())
+            x = picture(2, 3, 9, 9)
+            assert_results(fast(y=x, x=x), model, x, x)
         assert_ours(fast, picture(), picture())
 
 
 def test_a_tuple_as_input():
     model = make(InTuple)
     fast = optimize(model, ((picture(), picture()),))
-    assert_equal_results(fast((picture(), picture())), model((picture(), picture())))
+    assert_results(fast((picture(), picture())), model, (picture(), picture()))
     assert_ours(fast, (picture(), picture()))
 
 
@@ -347,7 +348,9 @@ def test_what_forward_writes_is_taken_back_and_goes_on():
     assert model.calls == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for _ in range(3):
-        assert_equal_results(fast(picture()), twin(picture()))
+        before = copy.deepcopy(twin)
+        twin(picture())
+        assert_results(fast(picture()), before, picture())
     assert fast.calls == twin.calls == 3
     assert torch.equal(fast.total, twin.total)
     assert_ours(fast, picture())
@@ -360,7 +363,7 @@ def test_a_buffer_made_at_the_first_call():
     with pytest.warns(RuntimeWarning, match="no attribute 'mask'"):
         fast(picture())
     assert_ours(fast, picture())
-    assert_equal_results(fast(picture()), make(LazyBuffer)(picture()))
+    assert_results(fast(picture()), make(LazyBuffer), picture())
     assert fast.mask.shape == (1, 3, 1, 1)
 
 
@@ -377,7 +380,9 @@ def test_torchscript(wrap):
 def test_torchscript_inside():
     model = nn.Sequential(torch.jit.script(make(Body)), make(Body))
     fast = optimize(model)
-    assert_equal_results(fast(picture()), model(picture()))
+    eager = nn.Sequential(make(Body), make(Body))
+    eager.load_state_dict(model.state_dict())
+    assert_results(fast(picture()), eager, picture())
     assert_ours(fast, picture())
     copy.deepcopy(fast)(picture())
 
@@ -393,7 +398,7 @@ def test_final_class_tells_why():
 def test_final_class_inside():
     model = nn.Sequential(make(Final), make(Branches))
     fast = optimize(model)
-    assert_equal_results(fast(picture()), model(picture()))
+    assert_results(fast(picture()), model, picture())
     assert_ours(fast, picture())
 
 
@@ -446,6 +451,15 @@ class Fixed(Body):
         return super().forward(x) + torch.randn(3, 1, 1)
 
 
+def assert_as_rounded(ours, theirs, body):
+    """Results with the same random numbers, which float64 would draw otherwise: off by what the contract
+    allows of eager's error in the convolutions, which these noises at most double, and by that error itself."""
+    with torch.no_grad():
+        error = (body(picture()) - copy.deepcopy(body).double()(picture().double())).abs().max()
+    half = torch.finfo(torch.float32).eps / 2
+    assert ((ours - theirs).abs() <= 2 * (4 + 1) * error + half * theirs.abs()).all()
+
+
 @pytest.mark.parametrize("kind", [Noisy, Fixed])
 def test_random_numbers_are_those_of_the_original(kind):
     model = make(kind)
@@ -454,7 +468,7 @@ def test_random_numbers_are_those_of_the_original(kind):
         torch.manual_seed(seed)
         theirs = model(picture())
         torch.manual_seed(seed)
-        assert_equal_results(fast(picture()), theirs)
+        assert_as_rounded(fast(picture()), theirs, make(Body))
     assert not torch.allclose(fast(picture()), fast(picture()))
 
 
@@ -464,7 +478,7 @@ def test_random_numbers_of_python():
     random.seed(1)
     theirs = model(picture())
     random.seed(1)
-    assert_equal_results(fast(picture()), theirs)
+    assert_as_rounded(fast(picture()), theirs, make(Body))
 
 
 class Nested(nn.Module):
