@@ -36,6 +36,13 @@ def _forget(cache: dict[Hashable, Any], slot: Hashable, _: object) -> None:
     cache.pop(slot, None)
 
 
+def stamp_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Differs where a tensor was written to, moved, or is of another layout or dtype. An inference tensor
+    counts no versions."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.shape, tensor.stride(), tensor.dtype
+
+
 def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
     """make(), kept under key for as long as tensor lives with the same storage and version.
 
@@ -51,7 +58,7 @@ def cached(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
         return make()
     slot = (id(tensor), key)
     entry = _cache.get(slot)
-    stamp = tensor.data_ptr(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype
+    stamp = stamp_of(tensor)
     same = entry is not None and entry.reference() is tensor
     if entry is not None and same and entry.stamp == stamp and entry.value is not _USED_ONCE:
         if tensor.is_cuda:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sr_kernels import config
 from sr_kernels.backends import registry
+from sr_kernels.backends.kept import stamp_of
 
 # Runs before a capture: kernels are compiled, and what is packed of weights that have changed is kept from
 # the second use on.
@@ -83,7 +84,7 @@ class Replays:
         key = shapes, config.get_precision(), registry.chosen(), _modes()
         with self._lock:
             tensors = self._weights()
-            weights = tuple(map(_stamp, tensors))
+            weights = tuple((id(t), *stamp_of(t)) for t in tensors)
             found = self._graphs.get(key)
             if found is not None and found.weights != weights:
                 self._graphs.pop(key).done.synchronize()
@@ -134,10 +135,6 @@ class Replays:
             _, old = self._graphs.popitem(last=False)
             old.done.synchronize()
             held -= old.bytes
-
-
-def _stamp(t: Tensor) -> Hashable:
-    return id(t), t.data_ptr(), 0 if t.is_inference() else t._version, t.shape, t.stride(), t.dtype
 
 
 def _modes() -> Hashable:

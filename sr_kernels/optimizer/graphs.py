@@ -251,7 +251,7 @@ def describe(node: fx.Node) -> None:
         for i in range(count):
             args, kwargs = map_arg((node.args, dict(node.kwargs)), _value_of(i))
             values.append(node.target(*args, **kwargs))  # type: ignore[operator]
-    except Exception:
+    except Exception:  # no rule tells the shape without memory: such a node is fused with nothing
         values = []
     node.meta["values"] = values
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from sr_kernels import config, ops
 from sr_kernels.backends import registry
 from sr_kernels.backends.base import BackendError
+from sr_kernels.backends.kept import stamp_of
 from sr_kernels.nn.replays import CaptureError, Replays
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer import graphs
@@ -212,9 +213,7 @@ class Constants:
         tensors = [graphs.lookup(module, path) for path in self.sources]
         if any(t.is_inference() for t in tensors):
             return None
-        return tuple(
-            (id(t), t.data_ptr(), t._version, t.dtype, t.device, t.shape, t.stride()) for t in tensors
-        )
+        return tuple((id(t), t.device, *stamp_of(t)) for t in tensors)
 
 
 @dataclass(frozen=True)
@@ -367,7 +366,14 @@ class Region:
             return self._op_by_op(module, *values)
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
-        return self.rewritten.variable(module, *self._constants(module), *values)
+        constants = self._constants(module)
+        kept = {x.untyped_storage()._cdata for x in constants}
+
+        def own(x: Tensor) -> Tensor:
+            return x.clone() if x.untyped_storage()._cdata in kept else x  # a constant is no caller's
+
+        result = self.rewritten.variable(module, *constants, *values)
+        return tree_map_only(Tensor, own, result) if kept else result
 
     def _replays_for(self, module: nn.Module) -> Replays | None:
         """CUDA graphs of that module; None where there can be none."""

@@ -453,7 +453,7 @@ class Fixed(Body):
 
 def assert_as_rounded(ours, theirs, body):
     """Results with the same random numbers, which float64 would draw otherwise: off by what the contract
-    allows of eager's error in the convolutions, which these noises at most double, and by that error itself."""
+    allows of eager's error in the convolutions, which these noises at most double, and that error itself."""
     with torch.no_grad():
         error = (body(picture()) - copy.deepcopy(body).double()(picture().double())).abs().max()
     half = torch.finfo(torch.float32).eps / 2

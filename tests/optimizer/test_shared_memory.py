@@ -11,7 +11,7 @@ from torch import nn
 
 from sr_kernels import optimize, record_kernels
 from sr_kernels.optimizer.replayed import is_replayable
-from tests.optimizer.networks import assert_ours, assert_result, assert_same, conv, net, picture
+from tests.optimizer.networks import Body, assert_ours, assert_result, assert_same, conv, net, picture
 
 
 class Untraceable(nn.Module):
@@ -138,3 +138,21 @@ def test_graphs_of_a_layer_that_was_replaced_are_forgotten():
         fast(picture())
     assert region._replays_for(fast) is not before
     assert any(t is fast.second.weight for t in region._replays_for(fast)._weights())
+
+
+@torch.no_grad()
+def test_constants_are_nobodys_without_a_session_either():
+    class WithConstant(Body):
+        def __init__(self):
+            super().__init__()
+            self.m = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return super().forward(x), (self.m * 2).type_as(x)
+
+    fast = optimize(WithConstant().eval(), picture())
+    for run in (fast, lambda x: fast._sr_region._op_by_op(fast, x)):
+        for _ in range(2):
+            constant = run(picture())[1]
+            assert torch.equal(constant, torch.full((3,), 2.0))
+            constant.add_(100)
