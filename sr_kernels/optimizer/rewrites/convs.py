@@ -32,6 +32,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+# Where a transposed convolution lies: arguments of ops.conv_transpose2d beside its epilogue.
+TRANSPOSED: dict[str, Any] = {"stride": 1, "padding": 0, "output_padding": 0}
 _EPILOGUE = set(DEFAULTS) - {"stride", "padding", "dilation", "groups", "upsample"}
 
 

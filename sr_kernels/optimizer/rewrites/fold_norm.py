@@ -18,7 +18,7 @@ from torch import fx
 from sr_kernels import ops
 from sr_kernels.optimizer.graphs import constant, insert, is_call, sole_user
 from sr_kernels.optimizer.rewrites import weights
-from sr_kernels.optimizer.rewrites.convs import geometry, is_bare, reads
+from sr_kernels.optimizer.rewrites.convs import TRANSPOSED, geometry, is_bare, reads
 from sr_kernels.optimizer.vocabulary import batch_norm
 
 
@@ -31,7 +31,7 @@ def _fold(graph: fx.Graph, node: fx.Node) -> bool:
     x = node.args[0]
     if not isinstance(x, fx.Node) or not all(constant(arg) for arg in node.args[1:]):
         return False
-    transposed = is_call(x, ops.conv_transpose2d) and not set(x.kwargs) - _PLACE
+    transposed = is_call(x, ops.conv_transpose2d) and not set(x.kwargs) - set(TRANSPOSED)
     if (transposed or is_bare(x)) and sole_user(x) is node and constant(x.args[1]) and constant(x.args[2]):
         gain, shift = affine(graph, node, node)
         weights.behind(graph, x, node, gain, shift, axis=int(transposed))
@@ -46,9 +46,6 @@ def _fold(graph: fx.Graph, node: fx.Node) -> bool:
     weights.before(graph, conv, x, gain, shift)
     graph.erase_node(node)
     return True
-
-
-_PLACE = {"stride", "padding", "output_padding"}
 
 
 def affine(graph: fx.Graph, norm: fx.Node, before: fx.Node) -> tuple[fx.Node, fx.Node]:

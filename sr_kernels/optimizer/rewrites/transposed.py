@@ -22,7 +22,7 @@ from sr_kernels.ops import _arguments
 from sr_kernels.ops._conv_transpose2d import as_convolution
 from sr_kernels.optimizer.graphs import constant, insert, is_call, operands, replace, shapes
 from sr_kernels.optimizer.rewrites import weights
-from sr_kernels.optimizer.rewrites.convs import without_defaults
+from sr_kernels.optimizer.rewrites.convs import TRANSPOSED, without_defaults
 from sr_kernels.optimizer.rewrites.padding import plain
 
 _KNOWN = {"stride", "padding", "output_padding", "activation", "negative_slope", "prelu_weight"}
@@ -38,10 +38,10 @@ def _rewrite(graph: fx.Graph, node: fx.Node) -> bool:
     found, slopes = shapes(weight), node.kwargs.get("prelu_weight")
     if set(node.kwargs) - _KNOWN or not found or not all(constant(n) for n in (weight, bias, slopes)):
         return False
-    numbers: list[Any] = [node.kwargs.get(name, default) for name, default in _PLACE]
+    numbers: list[Any] = [node.kwargs.get(name, default) for name, default in TRANSPOSED.items()]
     stride, padding, extra = (
         _arguments.pair("conv_transpose2d", name, value)
-        for (name, _), value in zip(_PLACE, numbers, strict=True)
+        for name, value in zip(TRANSPOSED, numbers, strict=True)
     )
     s, taps = stride[0], found[0][2:]
     longer = [taps[i] + extra[i] - 2 * padding[i] for i in (0, 1)]
@@ -71,5 +71,4 @@ def _rewrite(graph: fx.Graph, node: fx.Node) -> bool:
     return True
 
 
-_PLACE = (("stride", 1), ("padding", 0), ("output_padding", 0))
 _SIDE = 64  # of some input: the padding does not depend on it
