@@ -95,6 +95,7 @@ struct Block {
     std::string error;
 };
 inline Block* block = nullptr;
+inline std::set<const void*> launched;  // kernels, since the process began
 
 // Ends the launch.
 [[noreturn]] inline void fail(const std::string& what) {

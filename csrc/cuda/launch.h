@@ -65,6 +65,7 @@ cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream);
 template <class... Args>
 cudaError_t launch(void (*kernel)(Args...), dim3 grid, int threads, size_t bytes, cudaStream_t,
                    const Args&... args) {
+    emulate::launched.insert(reinterpret_cast<const void*>(kernel));
     emulate::run(grid, dim3{static_cast<unsigned>(threads)}, bytes, [&] { kernel(args...); });
     return cudaSuccess;
 }

@@ -237,6 +237,18 @@ PYBIND11_MODULE(SRK_MODULE, m) {
           py::arg("size"), py::arg("inverse"), "Whether 16 bytes were moved at a time.");
     m.def("add", &add, py::arg("device"), py::arg("stream"), py::arg("x"), py::arg("r1"), py::arg("r2"),
           py::arg("y"), py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"));
+#ifdef SRK_EMULATE
+    m.def(
+        "take_launched",
+        [] {
+            std::vector<uintptr_t> found;
+            for (const void* kernel : srk::emulate::launched)
+                found.push_back(reinterpret_cast<uintptr_t>(kernel));
+            srk::emulate::launched.clear();
+            return found;
+        },
+        "The addresses of the kernels that have been launched since the last call.");
+#endif
     m.def("image_to_float", &image<srk::cuda::image_to_float>);
     m.def("float_to_image", &image<srk::cuda::float_to_image>);
 }

@@ -2,19 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small proof on each GPU before a kernel is used there, against the op in float64.
 
-Passes are kept on disk by GPU, driver and build. What passes by itself, a capture or a lack of memory, is a
-reason for the moment and no verdict: the next call asks again.
+Passes are kept on disk by GPU, driver, build and what packs and checks. What passes by itself, a capture or a
+lack of memory, is a reason for the moment and no verdict: the next call asks again.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 import torch
 from torch import Tensor
@@ -79,6 +81,15 @@ def _name(index: int) -> str:
     return f"{torch.cuda.get_device_name(index)} | {major}.{minor} | {gpu_driver.version()}"
 
 
+@functools.cache
+def _source() -> str:
+    """A hash over what packs, launches and checks: what was proved of others says nothing."""
+    h = hashlib.sha256()
+    for name in ("cuda.py", "cuda_check.py", "cuda_plan.py", "params.py", "phases.py"):
+        h.update(resources.files(__package__).joinpath(name).read_bytes())
+    return h.hexdigest()[:16]
+
+
 def without_code(archs: str, capability: int) -> str:
     """Why a build for these architectures, such as "80 90a", has no kernels for a GPU; "" where it has.
 
@@ -110,7 +121,7 @@ def _obstacle(device: torch.device, index: int) -> tuple[str, bool]:
 def _check(device: torch.device, index: int) -> tuple[dict[str, str], bool]:
     """(`results`, whether they last)."""
     names = [*(kernel.name for kernel in cuda_plan.kernels_on(device)), _MEMORY]
-    key = f"{_name(index)} | cuda | {cuda_plan.native.build_id}"
+    key = f"{_name(index)} | cuda | {cuda_plan.native.build_id} | {_source()}"
     if selfcheck.remembered(key):
         return dict.fromkeys(names, ""), True
     obstacle, lasts = _obstacle(device, index)
@@ -145,65 +156,94 @@ def check_kernel(device: torch.device, name: str) -> str:
     """What is wrong with a kernel, "" where nothing is: ragged layers by it, of both types."""
     kernel = next(k for k in cuda_plan.kernels() if k.name == name)
     others = [k.name for k in cuda_plan.kernels() if k.name != name]
-    if kernel.capability:
-        layers = list(_hopper_layers(kernel, device))
-    else:
-        layers = list(_special_layers(kernel) if kernel.special else _portable_layers(kernel))
     for dtype in (torch.float16, torch.bfloat16):
-        for layer in layers:
+        for layer in layers_of(kernel, device):
             if wrong := _check_layer(device, layer, dtype, others):
-                return f"{dtype} of {layer.ci} inputs, {layer.co} outputs: {wrong}"
+                return f"{dtype} of {layer}: {wrong}"
     return ""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """3x3, by way of an epilogue: a curve, a shuffle and a base, or PReLU and a residual."""
+    """3x3 with a bias; one without base, shuffle and upsample adds a residual."""
 
     ci: int
     co: int
-    base_mode: str = ""  # "": PReLU and a residual; "none": a shuffle without a base
-    shuffle: int = 2  # where there is one
+    activation: str = "prelu"
+    base: str = ""  # "same", "nearest" or "bilinear"; enlarged by the factor of the shuffle or upsample
+    shuffle: int = 1
+    upsample: int = 1
+    second: int = 0  # of the inputs, those of a second tensor
     samples: int = 1
     repeats: int = 1  # of the samples
 
 
+def layers_of(kernel: cuda_plan.Kernel, device: torch.device) -> list[_Layer]:
+    """What a kernel is checked with: every variant that it is compiled in, every epilogue that it has."""
+    if kernel.capability:
+        return list(_hopper_layers(kernel, device))
+    return list(_special_layers() if kernel.special else _portable_layers(kernel))
+
+
 def _portable_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
-    """Pixels read as they lie and gathered."""
-    for ci in (kernel.depth + 8, 3):
-        co = kernel.channels + 8
-        yield _Layer(ci, co // 4 * 4, "bilinear") if kernel.full else _Layer(ci, co)
+    """Pixels read as they lie and gathered; the phases of an upsample."""
+    ci, co = kernel.depth + 8, kernel.channels + 8
+    if kernel.full:
+        co = co // 4 * 4
+        yield _Layer(ci, co, "gelu", "bilinear", 2)
+        yield _Layer(3, co, "tanh", "nearest", 2)
+        yield _Layer(ci, co, "sigmoid", "same", upsample=2)
+        yield _Layer(ci, co, "silu")
+    else:
+        yield _Layer(ci, co)
+        yield _Layer(3, co, "relu")
+        yield _Layer(ci, co, "leaky_relu", upsample=2)
 
 
-def _special_layers(kernel: cuda_plan.Kernel) -> Iterator[_Layer]:
-    """conv2d_tail: each number of outputs and of chunks of inputs."""
-    yield from (_Layer(24, 1), _Layer(64, 3), _Layer(104, 4, "bilinear"))
+def _special_layers() -> Iterator[_Layer]:
+    """conv2d_tail: each number of outputs and of chunks of inputs; one output enlarged is four."""
+    for ci in (24, 64, 104):
+        yield from (_Layer(ci, 1), _Layer(ci, 3, "tanh", "same"), _Layer(ci, 4, "gelu", "bilinear", 2))
+    yield _Layer(40, 1, "relu", upsample=2)
 
 
 def _hopper_layers(kernel: cuda_plan.Kernel, device: torch.device) -> Iterator[_Layer]:
     """Channels stored in runs of 8 bytes and one by one, and more tiles than multiprocessors, so that a block
     of threads computes several; what it computes first and next are of different samples."""
     ci, stacked = 136 if kernel.wide else 48, kernel.channels == 32
+    many = _multiprocessors(device)
+    if kernel.wide and (stacked or kernel.staged):
+        yield _Layer(ci, 24 if stacked else 72, "leaky_relu", second=ci - 64)
     if kernel.staged:
-        yield _Layer(ci, 72, samples=3, repeats=_multiprocessors(device))
-        yield _Layer(ci + 16, 256, "none")
+        yield _Layer(ci, 72, samples=3, repeats=many)
+        yield _Layer(ci + 16, 256, "silu", shuffle=2)
+        yield _Layer(ci, 32, "relu", upsample=2)
         return
     co = (24, 22, 12) if stacked else (72, 70, 48)
-    yield _Layer(ci, co[0], samples=3, repeats=_multiprocessors(device))
-    yield _Layer(ci + 16, co[1])
+    yield _Layer(ci, co[0], samples=3, repeats=many)
+    yield _Layer(ci + 16, co[1], "relu")
     ci = ci + 48 if kernel.wide else 24
-    yield _Layer(ci, co[2], "nearest", 2 if stacked else 4)
-    for outputs, shuffle in ((16, 4), (12, 2)) if stacked else ((48, 4), (60, 2)):
-        yield _Layer(ci, outputs, "bilinear", shuffle)
+    yield _Layer(ci, co[2], "silu", "nearest", 2 if stacked else 4)
+    for activation, outputs, shuffle in _RARE[stacked]:
+        yield _Layer(ci, outputs, activation, "bilinear", shuffle)
+    yield _Layer(ci, co[0], "tanh")
+    yield _Layer(ci, 5 if stacked else 20, "sigmoid", "same", upsample=2)
+
+
+# By whether channels are stacked: what is stored in runs, then what is not.
+_RARE = {True: (("gelu", 16, 4), ("tanh", 12, 2)), False: (("gelu", 48, 4), ("tanh", 60, 2))}
 
 
 def _multiprocessors(device: torch.device) -> int:
     return 1 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
+_SIZE = 17, 19  # of the pictures
+
+
 def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others: Sequence[str]) -> str:
     random = _normal(layer.ci)
-    n, ci, co, h, w = layer.samples, layer.ci, layer.co, 17, 19
+    n, ci, co, (h, w) = layer.samples, layer.ci, layer.co, _SIZE
 
     def given(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64, device="cpu").to(dtype)
@@ -211,20 +251,25 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     def picture(c: int, h: int, w: int) -> Tensor:
         return given(n, c, h, w).contiguous(memory_format=torch.channels_last)
 
-    weight = (given(co, ci, 3, 3) / (9 * ci) ** 0.5).to(dtype)
+    # multiples of a power of two: what packs the taps of an upsample adds up to four, without rounding
+    weight = ((4 * given(co, ci, 3, 3)).round() / 2.0 ** round(math.log2(12 * ci**0.5))).to(dtype)
     bias = given(co)
-    a = ConvArgs(picture(ci, h, w), weight, bias, padding=(1, 1, 1, 1), scale=0.5)
-    if layer.base_mode:
-        a.activation = "gelu" if layer.base_mode == "bilinear" else "silu"
-        a.pixel_shuffle, a.base_mode = layer.shuffle, layer.base_mode
-        if layer.base_mode != "none":
-            a.base = picture(co // layer.shuffle**2, h, w)
-    else:
-        a.activation, a.prelu_weight = "prelu", given(co)
+    a = ConvArgs(
+        picture(ci, h, w), weight, bias, padding=(1, 1, 1, 1), scale=0.5, upsample=layer.upsample,
+        activation=layer.activation, negative_slope=0.2, pixel_shuffle=layer.shuffle,
+    )  # fmt: skip
+    if layer.activation == "prelu":
+        a.prelu_weight = given(co)
+    enlarged = layer.shuffle * layer.upsample
+    if layer.base:
+        a.base_mode = "none" if layer.base == "same" else layer.base
+        factor = enlarged if layer.base == "same" else 1
+        a.base = picture(co // layer.shuffle**2, h * factor, w * factor)
+    elif enlarged == 1:
         a.residuals = [(picture(co, h, w), -1.5)]
     exact = reference.conv2d(
         a.input.double(), a.weight.double(), bias.double(),
-        padding=a.padding, activation=a.activation,
+        padding=a.padding, upsample=a.upsample, activation=a.activation, negative_slope=a.negative_slope,
         prelu_weight=None if a.prelu_weight is None else a.prelu_weight.double(), scale=a.scale,
         residuals=[(r.double(), f) for r, f in a.residuals], pixel_shuffle=a.pixel_shuffle,
         base=None if a.base is None else a.base.double(), base_mode=a.base_mode,
@@ -240,8 +285,9 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
     shape = a.output_shape()
     y = torch.full((math.prod(shape),), torch.nan, dtype=dtype, device=device)
     y = y.as_strided(shape, dense_strides(shape, torch.channels_last))
-    a.input = cuda_plan.lay_out(a.input)
-    cuda_plan.ConvPlan(a, y, others).run(a, y)
+    second = cuda_plan.lay_out(a.input[:, -layer.second :]) if layer.second else None
+    a.input = cuda_plan.lay_out(a.input[:, : ci - layer.second])
+    cuda_plan.ConvPlan(a, y, others, second).run(a, y, second)
     # A result is rounded once, its terms in float32 by far less.
     eps = torch.finfo(dtype).eps
     exact = exact.repeat(layer.repeats, 1, 1, 1)
@@ -252,40 +298,58 @@ def _check_layer(device: torch.device, layer: _Layer, dtype: torch.dtype, others
 
 
 def check_memory_ops(device: torch.device) -> str:
-    """What is wrong with the other ops, "" where nothing is."""
+    """What is wrong with the other ops, "" where nothing is: 16 bytes at a time, and element by element."""
+    for dtype, offset in itertools.product((*cuda_plan.DTYPES, torch.uint8, torch.float64), (0, 1)):
+        if wrong := _check_shuffles(device, dtype, offset):
+            return wrong
+    for dtype, offset in itertools.product(cuda_plan.DTYPES, (0, 1)):
+        if wrong := _check_add(device, dtype, offset):
+            return wrong
+    for dtype, offset in itertools.product((torch.uint8, torch.uint16), (0, 1)):
+        if wrong := _check_pictures(device, dtype, offset):
+            return wrong
+    return ""
+
+
+def _moved(x: Tensor, device: torch.device, offset: int) -> Tensor:
+    """x on the device, `offset` elements behind the start of its storage."""
+    memory = torch.empty(offset + x.numel(), dtype=x.dtype, device=device)
+    return memory[offset:].as_strided(x.shape, x.stride()).copy_(x)
+
+
+def _check_shuffles(device: torch.device, dtype: torch.dtype, offset: int) -> str:
     from sr_kernels.backends import cuda
 
-    random = _normal(0)
-    layouts = torch.contiguous_format, torch.channels_last
-    # element by element, then 16 bytes at a time
-    sizes = [((2, 3, 3, 5), 2), *(((2, 8, 3, 16), factor) for factor in (2, 3, 4))]
-    for (shape, s), dtype, layout in itertools.product(sizes, (torch.float16, torch.float32), layouts):
-        n, c, h, w = shape
-        coarse = torch.randn(n, c * s * s, h, w, generator=random, dtype=torch.float32, device="cpu")
-        coarse = coarse.to(dtype).contiguous(memory_format=layout)
-        fine = reference.pixel_shuffle(coarse, s)
-        if not torch.equal(cuda.shuffle(coarse.to(device), s).cpu(), fine):
+    for s, layout in itertools.product((2, 3, 4), (torch.contiguous_format, torch.channels_last)):
+        size = (2, 8 * s * s, 3, 16)
+        coarse = torch.randint(0, 200, size, generator=_normal(s), device="cpu").to(dtype)
+        coarse = coarse.contiguous(memory_format=layout)
+        fine = reference.pixel_shuffle(coarse, s).contiguous(memory_format=layout)
+        if not torch.equal(cuda.shuffle(_moved(coarse, device, offset), s).cpu(), fine):
             return f"pixel_shuffle by {s}, {dtype}, {layout}"
-        fine = fine.contiguous(memory_format=layout)
-        if not torch.equal(cuda.unshuffle(fine.to(device), s).cpu(), coarse):
+        if not torch.equal(cuda.unshuffle(_moved(fine, device, offset), s).cpu(), coarse):
             return f"pixel_unshuffle by {s}, {dtype}, {layout}"
-    x, r = torch.randn(2, 1, 3, 5, 7, generator=random, dtype=torch.float64, device="cpu").half()
-    y = cuda.add(x.to(device), [(r.to(device), -2.0), (x.to(device), 0.5)], 0.25).cpu()
-    exact = 0.75 * x.double() - 2.0 * r.double()
-    if not bool(((y.double() - exact).abs() <= 2.0**-10 * exact.abs() + 2.0**-20).all()):
-        return "residual_add"
-    for dtype in (torch.uint8, torch.uint16):
-        top = 255 if dtype == torch.uint8 else 65535
-        picture = (
-            torch.linspace(0, top, 105, dtype=torch.float64, device="cpu")
-            .round()
-            .to(torch.int32)
-            .to(dtype)
-            .view(5, 7, 3)
-        )
-        floats = cuda.to_float(picture.to(device))
-        if not torch.equal(floats.cpu(), reference.image_to_float(picture)):
-            return f"image_to_float, {dtype}"
-        if not torch.equal(cuda.to_image(floats, dtype).cpu(), picture):
-            return f"float_to_image, {dtype}"
     return ""
+
+
+def _check_add(device: torch.device, dtype: torch.dtype, offset: int) -> str:
+    from sr_kernels.backends import cuda
+
+    x, r = torch.randn(2, 1, 3, 5, 7, generator=_normal(0), dtype=torch.float64, device="cpu").to(dtype)
+    mine = [_moved(t, device, offset) for t in (x, r)]
+    y = cuda.add(mine[0], [(mine[1], -2.0), (mine[0], 0.5)], 0.25).cpu()
+    exact = 0.75 * x.double() - 2.0 * r.double()
+    bound = torch.finfo(dtype).eps * exact.abs() + 2.0**-20
+    return "" if bool(((y.double() - exact).abs() <= bound).all()) else f"residual_add, {dtype}"
+
+
+def _check_pictures(device: torch.device, dtype: torch.dtype, offset: int) -> str:
+    from sr_kernels.backends import cuda
+
+    values = torch.linspace(0, torch.iinfo(dtype).max, 105, dtype=torch.float64, device="cpu").round()
+    picture = values.to(torch.int32).to(dtype).view(5, 7, 3)
+    floats = cuda.to_float(_moved(picture, device, offset)).cpu()
+    if not torch.equal(floats, reference.image_to_float(picture)):
+        return f"image_to_float, {dtype}"
+    back = cuda.to_image(_moved(floats, device, offset), dtype)
+    return "" if torch.equal(back.cpu(), picture) else f"float_to_image, {dtype}"

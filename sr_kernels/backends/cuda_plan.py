@@ -249,13 +249,15 @@ class ConvPlan:
             for i, gathers in zip(self.parts, self.gathers, strict=True)
         ]
 
-    def run(self, a: ConvArgs, y: Tensor) -> None:
+    def run(self, a: ConvArgs, y: Tensor, second: Tensor | None = None) -> None:
         """Launches it on tensors like those that it was planned for."""
         pictures = [a.input.data_ptr(), y.data_ptr(), 0, 0, 0, 0]
         for i, (residual, _) in enumerate(a.residuals):
             pictures[2 + i] = residual.data_ptr()
         if a.base is not None:
             pictures[4] = a.base.data_ptr()
+        if second is not None:
+            pictures[5] = second.data_ptr()
         packed = self.packed(a.weight, a.bias, a.prelu_weight)
         native.conv2d_steps(*place(y), self.steps, [(*pictures, *tail) for tail in packed.tails])
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA sources compiled by the host's compiler: csrc/cuda/emulate.h runs each kernel block by block."""
 
+import ctypes
 import hashlib
 import importlib.util
 import os
@@ -87,6 +88,24 @@ def build() -> ModuleType:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         objects = list(pool.map(compiled, UNITS))
     made = _kept(f"_cuda_emulated{sysconfig.get_config_var('EXT_SUFFIX')}", objects, cxx, "-shared", *objects)
+    return _loaded(made)
+
+
+def kernels_in(module: ModuleType) -> dict[int, str]:
+    """Where each kernel that the extension was compiled with lies, and its name."""
+    path = str(module.__file__)
+    listing = subprocess.run(["nm", "-C", path], check=True, capture_output=True, text=True).stdout
+    symbols = re.findall(r"^([0-9a-f]+) [tTwW] (.+)$", listing, flags=re.MULTILINE)
+    entry = next(int(at, 16) for at, name in symbols if name == "PyInit__cuda_emulated")
+    base = ctypes.cast(ctypes.CDLL(path).PyInit__cuda_emulated, ctypes.c_void_p).value
+    assert base is not None
+    kernel = re.compile(
+        r"void srk::(sm90::conv3x3|cuda::(\(anonymous namespace\)::)?(conv2d_sm80|\w+_kernel))<"
+    )
+    return {base - entry + int(at, 16): name for at, name in symbols if kernel.match(name)}
+
+
+def _loaded(made: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("_cuda_emulated", made)
     assert spec is not None
     assert spec.loader is not None

@@ -1,13 +1,17 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""When the self-check of the CUDA kernels runs, and which of its answers last."""
+"""The self-check of the CUDA kernels: what it covers, when it runs, which of its answers last."""
 
 import pytest
 import torch
 
-from sr_kernels.backends import cuda_check, cuda_plan, selfcheck
+from sr_kernels.backends import cuda_check, cuda_plan, params, selfcheck
 from sr_kernels.cli import doctor
+from sr_kernels.reference import ACTIVATIONS
+from tests.native.cuda import emulated
 from tests.native.cuda.test_emulated import CPU
+
+CURVES = set(ACTIVATIONS) - {"none"}
 
 
 @pytest.fixture
@@ -19,6 +23,83 @@ def unchecked(hopper, monkeypatch):
     monkeypatch.setattr(cuda_check, "check_kernel", lambda device, name: "")
     monkeypatch.setattr(cuda_check, "check_memory_ops", lambda device: "")
     return monkeypatch
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans of a check, in order."""
+    made = []
+
+    class Plan(cuda_plan.ConvPlan):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(cuda_plan, "ConvPlan", Plan)
+    return made
+
+
+@pytest.mark.slow
+def test_every_kernel_that_is_compiled_passes_its_check(hopper, extension, plans, monkeypatch):
+    extension.take_launched()
+    for kernel in cuda_plan.kernels():
+        with monkeypatch.context() as patched:
+            if not kernel.special:
+                patched.setattr(cuda_check, "_SIZE", (5, 7))  # one tile: they take seconds each here
+            assert cuda_check.check_kernel(CPU, kernel.name) == "", kernel.name
+        layers = cuda_check.layers_of(kernel, CPU)
+        assert [plan.name for plan in plans] == [f"cuda/{kernel.name}"] * 2 * len(layers)
+        enlarged = [layer.upsample == 2 for layer in layers]
+        assert any(enlarged)
+        # by one convolution and a shuffle where a special kernel takes that, else phase by phase
+        assert [plan.enlarges for plan in plans] == 2 * [kernel.special and upsample for upsample in enlarged]
+        plans.clear()
+    assert cuda_check.check_memory_ops(CPU) == ""
+    compiled, launched = emulated.kernels_in(extension), set(extension.take_launched())
+    assert launched <= compiled.keys()
+    assert {name for at, name in compiled.items() if at not in launched} == set()
+
+
+def test_every_epilogue_is_checked(hopper):
+    """Of each kernel that has code of its own for it."""
+    for kernel in cuda_plan.kernels():
+        layers = cuda_check.layers_of(kernel, CPU)
+        curves, bases = {layer.activation for layer in layers}, {layer.base for layer in layers}
+        if kernel.full and not kernel.special:
+            assert curves >= {"gelu", "tanh", "silu", "sigmoid"}
+            assert bases == {"", "same", "nearest", "bilinear"}
+        elif kernel.capability and not kernel.staged:
+            assert curves >= CURVES - {"leaky_relu"}  # code of PReLU's
+            assert bases == {"", "same", "nearest", "bilinear"}
+        elif kernel.staged:
+            assert curves >= {"prelu", "relu", "silu"}
+        # what the second of two inputs is read by, in dense blocks
+        if kernel.name in ("conv2d_sm90/staged_wide", "conv2d_sm90/stacked_wide"):
+            assert any(layer.second for layer in layers)
+
+
+def test_a_wrong_curve_and_a_wrong_packing_are_found(hopper, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setitem(params._ACTIVATION, "tanh", ACTIVATIONS.index("gelu"))
+        assert "tanh" in cuda_check.check_kernel(CPU, "conv2d_sm90/stacked")
+    with monkeypatch.context() as patched:
+        enlarging = cuda_plan.enlarging
+        patched.setattr(cuda_plan, "enlarging", lambda w: enlarging(w.mT))
+        assert "upsample=2" in cuda_check.check_kernel(CPU, "conv2d_sm90/staged")
+    with monkeypatch.context() as patched:
+        run = cuda_plan.ConvPlan.run
+        patched.setattr(cuda_plan.ConvPlan, "run", lambda self, a, y, _: run(self, a, y, a.input))
+        assert "second=72" in cuda_check.check_kernel(CPU, "conv2d_sm90/staged_wide")
+
+
+def test_a_pass_of_other_code_does_not_count(unchecked):
+    asked = []
+    unchecked.setattr(selfcheck, "remembered", lambda key: not asked.append(key))
+    for source in ("one", "other"):
+        unchecked.setattr(cuda_check, "_source", lambda source=source: source)
+        cuda_check._results.clear()
+        assert cuda_check.reasons(CPU) == []
+    assert len(set(asked)) == 2
 
 
 def test_a_lack_of_memory_is_no_verdict(unchecked, recwarn):
