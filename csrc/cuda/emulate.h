@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's model of execution on the host, so that kernels run without a GPU: blocks one after the other, one
 // fibre per thread, shared memory poisoned before each block. Warp-wide operations meet in `exchange`.
-// Asynchronous copies land when they are waited for, not before, so that a missing wait or barrier shows;
-// with SRK_EMULATE_EARLY=1 they land at once, and threads take turns from the last one down. What a GPU
-// would leave undefined, and threads that wait for each other for ever, end the launch with an exception.
+// Asynchronous copies land when they are waited for, not before, so that a missing wait shows, or, with
+// SRK_EMULATE_EARLY=1, at once, which shows what they overwrite too soon; threads take turns from the first
+// one up or, with SRK_EMULATE_DOWN=1, from the last one down: a missing barrier shows in one of the two. What
+// a GPU would leave undefined, and threads that wait for each other for ever, end the launch with an
+// exception.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -88,7 +90,7 @@ struct Block {
     dim3 size, grid, index;
     int current, alive, arrived, turn;
     int64_t idle;
-    bool early;
+    bool early, down;
     jmp_buf out;
     std::function<void()> body;
     Async async;
@@ -132,7 +134,7 @@ inline void yield(int first, int count, const char* what, uint32_t which = 0) {
     if (++block->idle > (1 << 20)) fail_to_go_on();
     int next = block->current;
     do {
-        if (block->early)
+        if (block->down)
             next = next == first ? first + count - 1 : next - 1;
         else
             next = next + 1 == first + count ? first : next + 1;
@@ -219,8 +221,11 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
     Block here{};
     here.size = size, here.grid = grid, here.bytes = bytes;
     here.body = body;
-    const char* early = std::getenv("SRK_EMULATE_EARLY");
-    here.early = early && *early == '1';
+    const auto is_set = [](const char* name) {
+        const char* value = std::getenv(name);
+        return value && *value == '1';
+    };
+    here.early = is_set("SRK_EMULATE_EARLY"), here.down = is_set("SRK_EMULATE_DOWN");
     const int count = static_cast<int>(size.x * size.y * size.z);
     here.fibres = std::vector<Fibre>(count);
     here.memory.resize(bytes + 1024);
@@ -250,7 +255,7 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
             makecontext(&fibre.start, enter, 0);
         }
         here.async = Async(bytes);
-        if (!_setjmp(here.out)) resume(here.early ? count - 1 : 0);
+        if (!_setjmp(here.out)) resume(here.down ? count - 1 : 0);
         if (here.error.empty()) here.error = here.async.unfinished();
         for (int i = 0; i < count / 32; ++i)
             if (here.warps[i].products != here.warps[i & ~3].products && here.error.empty())

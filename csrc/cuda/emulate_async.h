@@ -43,6 +43,7 @@ struct BulkStore {
 struct Ordered {
     std::deque<Product> products;
     std::deque<BulkStore> stores;
+    std::vector<uint32_t> stored;  // units of `Async::unseen`
     int product_group = 0, store_group = 0, registers = 0;
     bool fenced = false;
 
@@ -63,8 +64,9 @@ struct Async {
     std::map<uint32_t, MBarrier> barriers;  // by address
     NamedBarrier named[16] = {};
     std::deque<Transfer> transfers;
-    std::vector<int> unseen;  // 1 + the thread whose ordinary store tensor cores and copies do not see yet
-    int registers = 0;        // that nobody has
+    // By 16 bytes of shared memory, the threads whose ordinary stores tensor cores and copies do not see yet.
+    std::vector<std::vector<int>> unseen;
+    int registers = 0;  // that nobody has
 
     Async() = default;
     explicit Async(size_t bytes) : unseen(bytes / 16 + 1) {}

@@ -50,17 +50,26 @@ float2 unpack(uint32_t v) {
 
 // Shared memory that the thread has written by ordinary stores.
 inline void wrote_shared(uint32_t address, uint32_t bytes) {
-    for (uint32_t i = address / 16; i <= (address + bytes - 1) / 16; ++i)
-        block->async.unseen[i] = 1 + block->current;
+    for (uint32_t i = address / 16; i <= (address + bytes - 1) / 16; ++i) {
+        auto& writers = block->async.unseen[i];
+        if (std::find(writers.begin(), writers.end(), block->current) != writers.end()) continue;
+        writers.push_back(block->current);
+        self().ordered.stored.push_back(i);
+    }
 }
 inline void fence_async_proxy() {
-    for (int& thread : block->async.unseen)
-        if (thread == 1 + block->current) thread = 0;
+    for (const uint32_t i : self().ordered.stored) {
+        auto& writers = block->async.unseen[i];
+        writers.erase(std::find(writers.begin(), writers.end(), block->current));
+    }
+    self().ordered.stored.clear();
 }
 inline char* seen_at(uint32_t address, uint32_t bytes, uint32_t alignment) {
     char* const p = emulate::shared_at(address, bytes, alignment);
     for (uint32_t i = address / 16; i <= (address + bytes - 1) / 16; ++i)
-        if (block->async.unseen[i]) fail("an ordinary store is not fenced from tensor cores and copies");
+        if (const auto& writers = block->async.unseen[i]; !writers.empty())
+            fail("an ordinary store of thread " + std::to_string(writers[0]) +
+                 " is not fenced from tensor cores and copies");
     return p;
 }
 

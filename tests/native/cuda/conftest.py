@@ -18,6 +18,13 @@ def extension():
     return emulated.build()
 
 
+@pytest.fixture(params=emulated.ORDERS)
+def order(request, monkeypatch) -> None:
+    """Every order in which an emulated block may run."""
+    for name, value in emulated.ORDERS[request.param].items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def hopper(extension, monkeypatch) -> Iterator[cuda.CudaBackend]:
     """A CudaBackend whose kernels have passed their checks, on a device of compute capability 9.0."""

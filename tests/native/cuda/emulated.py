@@ -33,6 +33,13 @@ FLAGS = (
     *("-DSRK_MODULE=_cuda_emulated", '-DSRK_BUILD_ID="emulated"', '-DSRK_CUDA_ARCHS="emulated"'),
 )
 
+# When asynchronous copies land, and in which order threads take turns; see csrc/cuda/emulate.h.
+ORDERS = {
+    f"{copies} {turns}": {"SRK_EMULATE_EARLY": early, "SRK_EMULATE_DOWN": down}
+    for copies, early in (("late", "0"), ("early", "1"))
+    for turns, down in (("up", "0"), ("down", "1"))
+}
+
 
 def compiler() -> str | None:
     """The host's C++ compiler, where it knows half precision (_Float16)."""

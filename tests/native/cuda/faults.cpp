@@ -142,6 +142,52 @@ void barriers(int fault) {
     if (fault == 6) mbarrier_wait(kBarrier, 0);
 }
 
+// Two threads write into the same sixteen bytes, which a copy reads; those of `fenced` fence what they wrote.
+void writers(int fenced) {
+    const int thread = threadIdx.x;
+    if (thread < 2) put(kPixels, 0, thread, 3);
+    if (thread < 2 && fenced >> thread & 1) fence_async_proxy();
+    __syncthreads();
+    if (thread) return;
+    const CUtensorMap to = map_of(target);
+    tensor_store(&to, kPixels, 0, 0, 0, 0, 0);
+    bulk_commit();
+    bulk_wait_read();
+}
+
+struct Turns {
+    bool wait, read;  // each reader waits for its copy; all have read before the next one
+};
+
+// The third warp reads a copy that the second thread has waited for, into whose place that thread then orders
+// another: a fault shows where the turns of the two fall that way.
+void turns(Turns c) {
+    const int thread = threadIdx.x;
+    const auto order = [](int which) {
+        mbarrier_expect(kBarrier + 8 * which, 4096);
+        bulk_copy(kPixels, source + 2048 * which, 4096, kBarrier + 8 * which);
+    };
+    if (thread == 0) {
+        for (int which = 0; which < 2; ++which) mbarrier_init(kBarrier + 8 * which, 1);
+        fence_mbarrier_init();
+        order(0);
+    }
+    __syncthreads();
+    if (c.wait || thread == 1) mbarrier_wait(kBarrier, 0);
+    if (thread / 32 == 2)
+        std::memcpy(result[thread % 32], srk::cuda::shared_memory() + kPixels + thread % 32 * 128, 128);
+    if (c.read) __syncthreads();
+    if (thread == 1) order(1);
+    __syncthreads();
+    mbarrier_wait(kBarrier + 8, 0);
+}
+
+std::string read(const Turns&) {
+    return std::memcmp(result[0], source, 128) || std::memcmp(result[31], source + 31 * 64, 128)
+               ? "another picture"
+               : "right";
+}
+
 template <class Args, class Check>
 void tell(const char* name, void (*kernel)(Args), const Args& args, Check check) {
     std::string said;
@@ -180,4 +226,10 @@ int main() {
                                  "registers", "left",     "hang",  "none"};
     for (int fault = 0; fault < 8; ++fault)
         tell(names[fault], barriers, fault, [](int) { return std::string("right"); });
+    const char* const fenced[] = {"none fenced", "first fenced", "second fenced", "both fenced"};
+    for (int which = 0; which < 4; ++which)
+        tell(fenced[which], writers, which, [](int) { return std::string("right"); });
+    tell("turns", turns, Turns{true, true}, read);
+    tell("another's wait", turns, Turns{false, true}, read);
+    tell("overwritten", turns, Turns{true, false}, read);
 }

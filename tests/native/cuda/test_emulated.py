@@ -80,13 +80,23 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "sample", "early"),
-    [(*row, "01"[i % 2]) for i, row in enumerate(KERNELS)],  # when asynchronous copies land
-    ids=lambda v: v if isinstance(v, str) else v.name,
-)
-def test_each_kernel(backend, kernel, sample, early, monkeypatch):
-    monkeypatch.setenv("SRK_EMULATE_EARLY", early)
+@pytest.mark.parametrize(("kernel", "sample"), KERNELS, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_each_kernel(backend, kernel, sample):
+    assert check(backend, sample, torch.float16) == [f"cuda/conv2d_sm80/{kernel}"]
+
+
+# Weights that stay, a ring of rows of taps and one of taps; gathered pixels.
+RINGS = [
+    ("32x16", layer(12, 24)),
+    ("32x16", layer(80, 32)),
+    ("32", layer(96, 32)),
+    ("32", layer(3, 24)),
+]
+
+
+@pytest.mark.usefixtures("order")
+@pytest.mark.parametrize(("kernel", "sample"), RINGS, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_each_order(backend, kernel, sample):
     assert check(backend, sample, torch.float16) == [f"cuda/conv2d_sm80/{kernel}"]
 
 

@@ -68,10 +68,9 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize("early", ["0", "1"])  # when asynchronous copies land
+@pytest.mark.usefixtures("order")
 @pytest.mark.parametrize(("variant", "sample"), LARGE, ids=lambda v: v if isinstance(v, str) else v.name)
-def test_many_tiles(hopper, variant, sample, early, monkeypatch):
-    monkeypatch.setenv("SRK_EMULATE_EARLY", early)
+def test_many_tiles(hopper, variant, sample):
     assert check(hopper, sample, torch.float16) == [f"cuda/conv2d_sm90/{variant}"]
 
 
