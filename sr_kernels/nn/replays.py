@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class _Graph:
     weights: Hashable
     held: list[Tensor]  # what the graph reads: neither address nor id is given out again
     bytes: int
-    done: torch.cuda.Event = field(default_factory=torch.cuda.Event)  # after the last replay
+    done: torch.cuda.Event  # after the last replay
 
 
 class CaptureError(RuntimeError):
@@ -126,7 +126,7 @@ class Replays:
             size = max(torch.cuda.memory_reserved() - before, 0)
         if not isinstance(output, Tensor):
             raise TypeError(f"a CUDA graph's function must return one tensor, got {type(output).__name__}")
-        return _Graph(graph, static, output, weights, held, size)
+        return _Graph(graph, static, output, weights, held, size, torch.cuda.Event())
 
     def _evict(self) -> None:
         """Graphs in excess, the oldest first; the newest stays."""

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sr_kernels import models, nn, optimize
-from sr_kernels.backends import record_kernels
+from sr_kernels.backends import record_kernels, use_backend
+from tests.closeness import assert_as_close
 
 HALF = torch.float16
 
@@ -146,18 +147,100 @@ def test_a_second_device(graphed):
             assert torch.equal(mine(x), mine.module(x))
 
 
-@torch.no_grad()
-def test_optimised_modules_are_replayed(device):
+def srvgg(device):
+    return models.create("srvgg", scale=2, num_feat=32, num_conv=4).eval().to(device, HALF)
+
+
+@pytest.fixture
+def fast(device):
+    """Captured, and replayed once."""
     if device != "cuda":
         pytest.skip("CUDA graphs need a CUDA device")
-    model = models.create("srvgg", scale=2, num_feat=32, num_conv=4).eval().to(device, HALF)
-    fast = optimize(model, picture(24, 24))
-    x = picture(17, 23)
-    for turn in range(5):
-        y, replayed = replays(fast, x)
-        assert replayed == (turn >= 3)
-        assert torch.equal(y, fast._sr_region._op_by_op(fast, x))
-    model.body[0].weight.mul_(2)
-    changed, replayed = replays(fast, x)
-    assert not replayed
-    assert not torch.equal(changed, y)
+    made = optimize(srvgg(device), picture(17, 23))
+    assert check_replays(made) == 2
+    return made
+
+
+@torch.no_grad()
+def check_replays(fast):
+    """Five calls, each right by its own weights and in memory of its own: how many were replays."""
+    pictures = [picture(17, 23) for _ in range(5)]
+    found = [replays(fast, x) for x in pictures]
+    plain = srvgg("cuda")
+    plain.load_state_dict(fast.state_dict())
+    with use_backend("torch"):
+        eager = [plain(x) for x in pictures]
+        exact = [plain.double()(x.double()) for x in pictures]
+    for i, (y, _) in enumerate(found):
+        assert_as_close(y, eager[i], exact[i])
+        assert torch.equal(y, fast._sr_region._op_by_op(fast, pictures[i]))
+    assert len({y.data_ptr() for y, _ in found}) == len(found)
+    return sum(replayed for _, replayed in found)
+
+
+def replace(layer, weight):
+    layer.weight = torch.nn.Parameter(weight)
+
+
+CHANGES = {
+    "written to": lambda layer: layer.weight.mul_(-1),
+    "data": lambda layer: setattr(layer.weight, "data", layer.weight.data * -1),
+    "replaced": lambda layer: replace(layer, layer.weight * -1),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changes_of_an_optimised_module_are_noticed(fast, change):
+    """Between replays, again and again: what was freed may be given out again."""
+    for i in (0, 2, 10, 2):
+        change(fast.body[i])
+        assert check_replays(fast) == 2
+    assert check_replays(fast) == 5
+
+
+@torch.no_grad()
+def test_another_parameter_of_an_optimised_module_over_the_same_memory(fast):
+    for i in (0, 2):
+        layer = fast.body[i]
+        old = layer.weight
+        replace(layer, old.data)
+        assert layer.weight.data_ptr() == old.data_ptr()
+        assert check_replays(fast) == 2
+        layer.weight.mul_(-1)  # which leaves the old one's version alone
+        assert check_replays(fast) == 2
+    assert check_replays(fast) == 5
+
+
+@torch.no_grad()
+def test_results_of_an_optimised_module_are_held(fast):
+    """While calls after them run, on other values."""
+    pictures = [picture(17, 23) for _ in range(6)]
+    held = [fast(x) for x in pictures]
+    before = [y.clone() for y in held]
+    held[0].fill_(torch.nan)
+    again = [replays(fast, x) for x in pictures]
+    for (y, replayed), old in zip(again, before, strict=True):
+        assert replayed
+        assert torch.equal(y, old)
+    assert all(torch.equal(y, old) for y, old in zip(held[1:], before[1:], strict=True))
+
+
+@torch.no_grad()
+def test_an_optimised_module_on_two_streams(fast):
+    """Its graph's memory is one stream's at a time; inputs are written by the same stream, late."""
+    pictures = [picture(17, 23) for _ in range(8)]
+    expected = [fast._sr_region._op_by_op(fast, x) for x in pictures]
+    late = [torch.full_like(x, torch.nan) for x in pictures]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    found = []
+    for i, (x, mine) in enumerate(zip(pictures, late, strict=True)):
+        with torch.cuda.stream(streams[i % 2]):
+            torch.cuda._sleep(10_000_000)
+            mine.copy_(x)
+            found.append(replays(fast, mine))
+    torch.cuda.synchronize()
+    for (y, replayed), right in zip(found, expected, strict=True):
+        assert replayed
+        assert torch.equal(y, right)

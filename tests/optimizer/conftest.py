@@ -9,6 +9,7 @@ import pytest
 
 from sr_kernels import optimize
 from sr_kernels.optimizer import samples, timing
+from tests.nn.fake_cuda import fake_cuda as fake_cuda
 from tests.optimizer.networks import net
 
 

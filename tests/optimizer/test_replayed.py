@@ -1,6 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which optimised modules become CUDA graphs, and what these read; tests/gpu has their replays."""
+"""Which optimised modules become CUDA graphs, what these read, and when they are captured anew, on a stand-in
+for CUDA; tests/gpu has the real one."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from torch import nn
 
 from sr_kernels import optimize
 from sr_kernels.optimizer.replayed import is_replayable
-from tests.optimizer.networks import net, picture
+from tests.nn.fake_cuda import stream
+from tests.optimizer.networks import assert_result, net, picture
 
 
 class Random(nn.Module):
@@ -62,3 +64,88 @@ def test_a_module_does_not_live_on_in_its_graphs():
     del fast
     gc.collect()
     assert alive() is None
+
+
+@torch.no_grad()
+def check_replays(fast, log):
+    """Five calls, each right and in memory of its own: how many captures and replays they took."""
+    region, before = fast._sr_region, len(log)
+    pictures = [picture(1, 3, 7, 6, seed=seed) for seed in range(5)]
+    found = [region._replays_for(fast)(x) for x in pictures]
+    plain = net()
+    plain.load_state_dict(fast.state_dict())
+    assert_result(found[-1], plain, pictures[-1])
+    assert all(torch.equal(y, region._op_by_op(fast, x)) for x, y in zip(pictures, found, strict=True))
+    assert len({y.data_ptr() for y in found}) == len(found)
+    happened = [what for what, *_ in log[before:]]
+    return happened.count("capture"), happened.count("replay")
+
+
+ANEW, KEPT = (1, 3), (0, 5)
+
+
+def replace(fast, path, tensor):
+    owner, _, leaf = path.rpartition(".")
+    setattr(fast.get_submodule(owner), leaf, nn.Parameter(tensor))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fast, path: fast.get_parameter(path).mul_(1.5),
+        lambda fast, path: setattr(fast.get_parameter(path), "data", fast.get_parameter(path).data * 1.5),
+        lambda fast, path: replace(fast, path, fast.get_parameter(path) * 1.5),
+    ],
+    ids=["written to", "data", "replaced"],
+)
+def test_a_changed_parameter_is_captured_anew(change, fake_cuda):
+    """One that is folded into another layer too, and again."""
+    fast = optimize(net())
+    assert check_replays(fast, fake_cuda) == ANEW
+    assert check_replays(fast, fake_cuda) == KEPT
+    for path in ("first.weight", "second.weight", "last.bias", "norm.weight", "norm.weight"):
+        change(fast, path)
+        assert check_replays(fast, fake_cuda) == ANEW
+    assert check_replays(fast, fake_cuda) == KEPT
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["first.weight", "second.weight"])
+def test_another_parameter_over_the_same_memory(path, fake_cuda):
+    fast = optimize(net())
+    old = fast.get_parameter(path)
+    check_replays(fast, fake_cuda)
+    replace(fast, path, old.data)
+    assert fast.get_parameter(path).data_ptr() == old.data_ptr()
+    assert check_replays(fast, fake_cuda) == ANEW
+    fast.get_parameter(path).mul_(-1)  # which leaves the old one's version alone
+    assert check_replays(fast, fake_cuda) == ANEW
+    assert check_replays(fast, fake_cuda) == KEPT
+
+
+@torch.no_grad()
+def test_a_changed_buffer_is_captured_anew(fake_cuda):
+    fast = optimize(net())
+    check_replays(fast, fake_cuda)
+    fast.norm.running_mean.add_(0.25)
+    assert check_replays(fast, fake_cuda) == ANEW
+    fast.norm.running_var = fast.norm.running_var * 2
+    assert check_replays(fast, fake_cuda) == ANEW
+
+
+@torch.no_grad()
+def test_results_are_held_and_streams_wait(fake_cuda):
+    fast = optimize(net())
+    check_replays(fast, fake_cuda)
+    replays, x = fast._sr_region._replays_for(fast), picture(1, 3, 7, 6)
+    held = replays(x)
+    before = held.clone()
+    for name in ("one", "two"):
+        last = len(fake_cuda)
+        with stream(name):
+            replays(picture(1, 3, 7, 6, seed=7))
+        assert fake_cuda[last:] == [("wait", name, last), ("replay", name), ("record", name)]
+    assert torch.equal(held, before)
+    held.fill_(torch.nan)
+    assert torch.equal(replays(x), before)
