@@ -49,7 +49,8 @@ def disassembler() -> str | None:
 
 @functools.cache
 def kernels(unit: str, arch: str) -> tuple[Kernel, ...]:
-    """Those of csrc/cuda/UNIT.cu for sm_ARCH, compiled once and kept in build/cubins under a hash."""
+    """Those of csrc/cuda/UNIT.cu, or of a unit named by its path, for sm_ARCH, compiled once and kept in
+    build/cubins under a hash."""
     cubin, report = _compiled(unit, arch)
     tool = disassembler()
     assert tool is not None
@@ -83,6 +84,17 @@ def _functions(listing: str) -> dict[str, tuple[str, ...]]:
         )
         found[part.split(maxsplit=1)[0]] = tuple(lines)
     return found
+
+
+def host_code(unit: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Compiles csrc/cuda/UNIT, for Hopper alone and without optimising; nothing is kept."""
+    nvcc = shutil.which("nvcc")
+    assert nvcc is not None
+    target = "-gencode=arch=compute_90a,code=sm_90a"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [nvcc, FLAGS[0], FLAGS[-1], "-O0", "-x", "cu", target, f"-I{CSRC}", *flags, "-DSRK_SM90"]
+        command += ["-c", str(CSRC / "cuda" / unit), "-o", f"{folder}/object"]
+        return subprocess.run(command, capture_output=True, text=True)
 
 
 def _compiled(unit: str, arch: str) -> tuple[Path, str]:
