@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -17,9 +18,11 @@ namespace {
 
 // libgomp's entry point for `#pragma omp parallel`; LLVM's and Intel's runtimes export it too.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+using ThreadNumber = int (*)();
 
 struct Runtime {
     GompParallel parallel = nullptr;
+    ThreadNumber thread_number = nullptr;
     std::string path;
 };
 
@@ -50,9 +53,11 @@ const Runtime& runtime() {
     if (path.empty()) return none;  // looked for again next time: torch may be imported later
     void* handle = dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY);
     void* symbol = handle ? dlsym(handle, "GOMP_parallel") : nullptr;
-    if (!symbol) return none;
+    void* number = handle ? dlsym(handle, "omp_get_thread_num") : nullptr;
+    if (!symbol || !number) return none;
     auto* r = new Runtime;
     r->parallel = reinterpret_cast<GompParallel>(symbol);
+    r->thread_number = reinterpret_cast<ThreadNumber>(number);
     r->path = path;
     found.store(r, std::memory_order_release);
     return *r;
@@ -62,20 +67,36 @@ const Runtime& runtime() {
 std::atomic<bool> forked{false};
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 
+// Pieces [next, end) that nobody has begun.
+struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+};
+
+constexpr int kMaxShares = 64;  // more threads than that share them
+
+// A thread does its own share of the pieces first, the same one in every layer of a network, so that what it reads
+// is what it has written and lies in its caches; then what is left of the others'.
 struct Job {
-    std::atomic<int64_t> next{0};
+    int shares;
+    ThreadNumber number;
     int64_t count, grain;
     TaskFn fn;
     const void* context;
+    Share share[kMaxShares];
 };
 
 void work(void* arg) {
     auto* job = static_cast<Job*>(arg);
-    for (;;) {
-        const int64_t begin = job->next.fetch_add(job->grain, std::memory_order_relaxed);
-        if (begin >= job->count) return;
-        const int64_t end = begin + job->grain < job->count ? begin + job->grain : job->count;
-        job->fn(job->context, begin, end);
+    const int own = job->shares > 1 ? job->number() : 0;
+    for (int i = 0; i < job->shares; ++i) {
+        Share& share = job->share[(own + i) % job->shares];
+        for (;;) {
+            const int64_t piece = share.next.fetch_add(1, std::memory_order_relaxed);
+            if (piece >= share.end) break;
+            const int64_t begin = piece * job->grain, end = begin + job->grain;
+            job->fn(job->context, begin, end < job->count ? end : job->count);
+        }
     }
 }
 
@@ -92,13 +113,14 @@ void parallel_for(int64_t count, int64_t grain, int threads, TaskFn fn, const vo
     if (grain < 1) grain = 1;
     const int64_t pieces = (count + grain - 1) / grain;
     if (threads > pieces) threads = static_cast<int>(pieces);
-    Job job;
-    job.count = count;
-    job.grain = grain;
-    job.fn = fn;
-    job.context = context;
     const Runtime& r = runtime();
-    if (threads <= 1 || !r.parallel || forked.load()) {
+    if (threads < 1 || !r.parallel || forked.load()) threads = 1;
+    Job job{threads < kMaxShares ? threads : kMaxShares, r.thread_number, count, grain, fn, context, {}};
+    for (int64_t i = 0; i < job.shares; ++i) {
+        job.share[i].next.store(pieces * i / job.shares, std::memory_order_relaxed);
+        job.share[i].end = pieces * (i + 1) / job.shares;
+    }
+    if (threads <= 1) {
         work(&job);
     } else {
         r.parallel(work, &job, static_cast<unsigned>(threads), 0);
@@ -115,6 +137,11 @@ void* scratch(size_t bytes, int use) {
         own.bytes = own.data ? rounded : 0;
     }
     return own.data;
+}
+
+int64_t second_cache() {
+    static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? bytes : 512 << 10;
 }
 
 const char* openmp_library() { return runtime().path.c_str(); }

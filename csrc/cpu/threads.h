@@ -17,6 +17,9 @@ void parallel_for(int64_t count, int64_t grain, int threads, TaskFn fn, const vo
 // kernel, 1: of what runs kernels); null if none is left.
 void* scratch(size_t bytes, int use = 0);
 
+// Bytes of a core's second cache; 512 KB where the system does not tell.
+int64_t second_cache();
+
 // Path of the OpenMP runtime in use, "" for none.
 const char* openmp_library();
 

@@ -36,9 +36,6 @@ _MAX_KERNEL = 9
 # Additions in a row before a sum is set aside. Measured from 64 to 512 channels on normal and positive data:
 # 128 stays at eager's own error (of its more exact layout), 384 below 2.4 times, 512 reaches 3.2.
 _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
-# The same for Winograd kernels, whose transforms have used up twice eager's error already: 16 stays below 3.3
-# times, 64 reaches 5. It costs no time that could be measured.
-_WINOGRAD_CHAIN = 16
 # Below, eager's few additions are so exact that the transforms alone are off by more than 4 times as much.
 _WINOGRAD_INPUTS = 12
 # Inputs that fill the products of bfloat16 values well enough; windows whose rows fit a strip of input.
@@ -374,8 +371,7 @@ def _kernel_of(a: ConvArgs) -> cpu_pack.Kernel:
 def make_plan(a: ConvArgs, y: Tensor) -> ConvPlan:
     """The plan of a, in the precision in force, for results like y."""
     kernel = _kernel_of(a)
-    chain = _WINOGRAD_CHAIN if kernel.kind == "winograd" else _CHAIN[config.get_precision()]
-    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{kernel.unit}", chain)
+    return ConvPlan(a, y, kernel, f"cpu/{kernel.name}/{kernel.unit}", _CHAIN[config.get_precision()])
 
 
 def _conv_into(a: ConvArgs, y: Tensor) -> None:

@@ -253,6 +253,21 @@ def test_every_number_of_threads_gives_the_same_bits(monkeypatch, isa, kernel):
             torch.set_num_threads(before)
 
 
+def test_more_threads_than_there_are_shares_of_the_work(monkeypatch):
+    isa, kernel = next((isa, kernel) for isa, kernel in KERNELS if kernel.kind == "direct")
+    args = layer(isa, kernel, height=260, width=3)
+    monkeypatch.setattr(cpu.cpu_plan, "_SERIAL_FLOPS", 0)
+    before = torch.get_num_threads()
+    outcomes = []
+    for threads in (1, 100):
+        torch.set_num_threads(threads)
+        try:
+            outcomes.append(run(monkeypatch, isa, kernel, args))
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(*outcomes)
+
+
 @every_kernel
 def test_inputs_at_any_address(monkeypatch, isa, kernel):
     args = layer(isa, kernel)

@@ -211,10 +211,10 @@ void depthwise_block(const ConvParams& p, const Source& source, int64_t block, f
     bool run_depthwise_##vectors##x##pixels(const ConvParams& p) {                 \
         return drive(p, depthwise_block<vectors, pixels>, vectors * L, pixels, 1); \
     }
-#define SRK_RUN_WINOGRAD(edge, vectors, tiles)                                                       \
-    bool run_winograd##edge##_##vectors##x##tiles(const ConvParams& p) {                             \
-        return drive_winograd<edge>(p, {winograd_product<vectors, tiles>, vectors * L, tiles},       \
-                                    {winograd_product<vectors, tiles / 2>, vectors * L, tiles / 2}); \
+#define SRK_RUN_WINOGRAD(edge, vectors, tiles)                                                             \
+    bool run_winograd##edge##_##vectors##x##tiles(const ConvParams& p) {                                   \
+        return drive_winograd<edge>(p, {winograd_product<edge, vectors, tiles>, vectors * L, tiles},       \
+                                    {winograd_product<edge, vectors, tiles / 2>, vectors * L, tiles / 2}); \
     }
 SRK_WINOGRAD(SRK_RUN_WINOGRAD)
 SRK_DIRECT(SRK_RUN_DIRECT)

@@ -61,8 +61,8 @@ struct WinogradBlock {
 
 // One matrix product: `tiles` by `channels` outputs, see winograd_product().
 struct WinogradProduct {
-    void (*run)(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
-                float* m, const float* far);
+    void (*run)(const float* v, int64_t slice, const float* u, int64_t count, bool add, float* m,
+                const float* far);
     int64_t channels, tiles;
 };
 
@@ -75,8 +75,8 @@ struct WinogradPlan {
     int64_t tiles;                // of a block, at most
     int64_t group;                // channel blocks whose sums are kept at a time
     int64_t rows, columns;        // of tiles
-    int64_t pitch;                // of V's tiles
-    int64_t v_point, m_point;     // of the points of V and M
+    int64_t slice, m_point;       // floats of 16 channels of V, of a point of M
+    bool fetches;                 // the next block's input ahead
     bool failed;
 
     // Tiles of block `task`, M outputs a side.
@@ -94,32 +94,33 @@ struct WinogradPlan {
     }
 };
 
-constexpr int64_t kLine = 16;  // floats of a cache line
+// V lies as the transform writes it and the products read it, whole cache lines one after the other: 16 channels of
+// all points of a tile, kTile floats, those of the next tile, and behind all tiles the next 16 channels.
+constexpr int64_t kLine = 16;
+template <int M>
+constexpr int64_t kTile = Winograd<M>::kEdge * Winograd<M>::kEdge * kLine;
 
-// m[Tiles][Vectors*L] (+)= v[Tiles][pitch] u[count][Vectors*L]; after `chain` terms a sum is set aside. With each
-// term a line of the v behind this one comes into L1 and one from `far` on into L2.
-template <int Vectors, int Tiles>
-void winograd_product(const float* v, int64_t pitch, const float* u, int64_t count, int64_t chain, bool add,
-                      float* m, const float* far) {
+// m[Tiles][Vectors*L] (+)= one point of v[count/kLine][Tiles][point][kLine], `slice` floats from one 16 channels to
+// the next, by u[count][Vectors*L]. A sum is set aside after a line of v: the transforms have used up twice eager's
+// error already; with sums of 16 terms the largest error stays below 3.3 times eager's, with 64 it reaches 5. With
+// each term a line of the next point's v comes into L1 and one from `far` on into L2.
+template <int M, int Vectors, int Tiles>
+void winograd_product(const float* v, int64_t slice, const float* u, int64_t count, bool add, float* m,
+                      const float* far) {
     constexpr int64_t kChannels = Vectors * L;
-    constexpr int kGroups = (Tiles + 3) / 4;
     constexpr int64_t kAhead = 512;  // floats, into the next point's weights too
-    const float* behind = v + Tiles * pitch;
-    for (int64_t k = 0; k < count; add = true) {
-        const int64_t stop = count - k < chain ? count : k + chain;
-        const float* x[kGroups];  // four tiles share a pointer, so that all addresses stay in registers
-#pragma GCC unroll 8
-        for (int g = 0; g < kGroups; ++g) x[g] = v + 4 * g * pitch + k;
+    for (int64_t left = count; left > 0; left -= kLine, v += slice, add = true) {
         V sums[Tiles][Vectors];
 #pragma GCC unroll 32
         for (int i = 0; i < Tiles; ++i)
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) sums[i][j] = V{};
-        for (; k < stop; ++k, u += kChannels, behind += kLine, far += kLine) {
-            prefetch(behind);
+        const float* x = v;
+        const float* stop = v + (left < kLine ? left : kLine);
+        const float* behind = v + kLine;
+        for (; x < stop; ++x, u += kChannels, far += kLine, behind += kTile<M>) {
+            if (x - v < Tiles) prefetch(behind);
             prefetch_far(far);
-#pragma GCC unroll 8
-            for (int g = 0; g < kGroups; ++g) __asm__("" : "+r"(x[g]));  // or they become a pointer a tile
             V uv[Vectors];
 #pragma GCC unroll 4
             for (int j = 0; j < Vectors; ++j) {
@@ -128,12 +129,10 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
             }
 #pragma GCC unroll 32
             for (int i = 0; i < Tiles; ++i) {
-                const V vi = splat(x[i / 4][i % 4 * pitch]);
+                const V vi = splat(x[i * kTile<M>]);
 #pragma GCC unroll 4
                 for (int j = 0; j < Vectors; ++j) sums[i][j] += vi * uv[j];
             }
-#pragma GCC unroll 8
-            for (int g = 0; g < kGroups; ++g) ++x[g];
         }
 #pragma GCC unroll 32
         for (int i = 0; i < Tiles; ++i)
@@ -147,24 +146,22 @@ void winograd_product(const float* v, int64_t pitch, const float* u, int64_t cou
 
 // All points of one column of V from the six sums d over that column's taps.
 template <int M>
-SRK_INLINE void store_column(const V (&d)[Winograd<M>::kEdge], float* v, int64_t stride) {
+SRK_INLINE void store_column(const V (&d)[Winograd<M>::kEdge], float* v) {
     using W = Winograd<M>;
-    __asm__ volatile("" : "+r"(v));  // or each point has an address of its own, and registers are short
     const auto pair = [&](auto number) __attribute__((always_inline)) {
         constexpr int P = decltype(number)::value;
         V first, second;
         W::template input<P>(d, first, second);
-        store(v + W::kFirst[P] * W::kEdge * stride, first);
-        store(v + W::kSecond[P] * W::kEdge * stride, second);
+        store(v + W::kFirst[P] * W::kEdge * kLine, first);
+        store(v + W::kSecond[P] * W::kEdge * kLine, second);
     };
     pair(Index<0>{}), pair(Index<1>{}), pair(Index<2>{});
 }
 
-// V of one tile and one vector of channels: x [kEdge][kEdge] with strides `row` and `pixel`, v[point*stride].
+// V of one tile and one vector of channels: x [kEdge][kEdge] with strides `row` and `pixel`.
 // Two columns at a time, which registers hold, and x is read for each: loads are cheaper than stores in between.
 template <int M, bool Whole, class T>
-SRK_INLINE void input_transform(const T* x, int64_t row, int64_t pixel, int64_t lanes, float* v,
-                                int64_t stride) {
+SRK_INLINE void input_transform(const T* x, int64_t row, int64_t pixel, int64_t lanes, float* v) {
     using W = Winograd<M>;
     constexpr int E = W::kEdge;
     const auto columns = [&](auto number) __attribute__((always_inline)) {
@@ -181,17 +178,21 @@ SRK_INLINE void input_transform(const T* x, int64_t row, int64_t pixel, int64_t 
                     d[j] = Whole ? load(from + j * pixel) : load_n(from + j * pixel, lanes);
             W::template input<P>(d, a[i], b[i]);
         }
-        store_column<M>(a, v + W::kFirst[P] * stride, stride);
-        store_column<M>(b, v + W::kSecond[P] * stride, stride);
+        store_column<M>(a, v + W::kFirst[P] * kLine);
+        store_column<M>(b, v + W::kSecond[P] * kLine);
     };
     columns(Index<0>{}), columns(Index<1>{}), columns(Index<2>{});
 }
 
 template <int M, class T>
-void transform_tile(const T* x, int64_t row, int64_t pixel, int64_t count, float* v, int64_t stride) {
-    int64_t c = 0;
-    for (; c + L <= count; c += L) input_transform<M, true>(x + c, row, pixel, L, v + c, stride);
-    if (c < count) input_transform<M, false>(x + c, row, pixel, count - c, v + c, stride);
+void transform_tile(const T* x, int64_t row, int64_t pixel, int64_t count, float* v, int64_t slice) {
+    for (int64_t c = 0; c < count; c += L) {
+        float* to = v + c / kLine * slice + c % kLine;
+        if (c + L <= count)
+            input_transform<M, true>(x + c, row, pixel, L, to);
+        else
+            input_transform<M, false>(x + c, row, pixel, count - c, to);
+    }
 }
 
 // Channels [k, k+count) of all tiles of a block, zero outside x.
@@ -200,7 +201,7 @@ void transform_block_as(const WinogradPlan& plan, const WinogradBlock& block, in
                         float* v, float* patch) {
     constexpr int64_t E = Winograd<M>::kEdge;
     const ConvParams& p = *plan.p;
-    for (int64_t t = 0; t < block.count; ++t, v += plan.pitch) {
+    for (int64_t t = 0; t < block.count; ++t, v += kTile<M>) {
         const WinogradTile tile = block.tiles[t];
         const int64_t iy = tile.oy - p.pad_top, ix = tile.ox - p.pad_left;
         const T* x = at<T>(p.x, tile.n, iy, ix) + k;
@@ -214,9 +215,9 @@ void transform_block_as(const WinogradPlan& plan, const WinogradBlock& block, in
                     else
                         __builtin_memset(to, 0, static_cast<size_t>(count) * 4);
                 }
-            transform_tile<M>(patch, E * kDepth, kDepth, count, v, plan.v_point);
+            transform_tile<M>(patch, E * kDepth, kDepth, count, v, plan.slice);
         } else {
-            transform_tile<M>(x, row, pixel, count, v, plan.v_point);
+            transform_tile<M>(x, row, pixel, count, v, plan.slice);
         }
     }
 }
@@ -398,7 +399,8 @@ void run_winograd(const void* context, int64_t first_piece, int64_t last_piece) 
     const ConvParams& p = *plan.p;
     const int64_t begin = first_piece * plan.tasks / plan.pieces, end = last_piece * plan.tasks / plan.pieces;
     const int64_t m_block = kPoints * plan.m_point;
-    const int64_t v_size = kPoints * plan.v_point, m_size = plan.group * m_block;
+    const int64_t depth = p.ci < kDepth ? p.ci : kDepth;
+    const int64_t v_size = (depth + kLine - 1) / kLine * plan.slice, m_size = plan.group * m_block;
     const int64_t patch_size = kPoints * kDepth, t_size = M * kMaxPixels * plan.channels;
     const int64_t floats = v_size + m_size + patch_size + t_size;
     const int64_t lists = 2 * plan.tiles * static_cast<int64_t>(sizeof(WinogradTile));
@@ -438,11 +440,12 @@ void run_winograd(const void* context, int64_t first_piece, int64_t last_piece) 
                         for (int64_t i = 0; i < block.count; far += count * kLine) {
                             const WinogradProduct& product =
                                 block.count - i > plan.half.tiles ? plan.whole : plan.half;
-                            product.run(v + point * plan.v_point + i * plan.pitch, plan.pitch, u, count,
-                                        p.chain, k > 0, sums + i * plan.channels, far);
+                            product.run(v + i * kTile<M> + point * kLine, plan.slice, u, count, k > 0,
+                                        sums + i * plan.channels, far);
                             i += product.tiles;
                         }
-                        if (transforms && b == b0) prefetch_input<M>(plan, coming, coming_k, point, kPoints);
+                        if (plan.fetches && transforms && b == b0)
+                            prefetch_input<M>(plan, coming, coming_k, point, kPoints);
                         if (last && p.res1.data)
                             prefetch_residual<M>(plan, p.res1, block, q0, point, kPoints);
                         if (last && p.res2.data)
@@ -467,7 +470,7 @@ template <int M>
 bool drive_winograd(const ConvParams& p, const WinogradProduct& whole, const WinogradProduct& half) {
     constexpr int64_t kPoints = Winograd<M>::kEdge * Winograd<M>::kEdge;
     const int64_t channels = whole.channels, blocks = (p.co + channels - 1) / channels;
-    const int64_t pitch = p.ci < kDepth ? (p.ci + L - 1) / L * L : kDepth;
+    const int64_t depth = p.ci < kDepth ? (p.ci + kLine - 1) / kLine * kLine : kDepth;
     // With one depth V serves all channel blocks, one after the other; else their sums wait side by side.
     const int64_t wide = 256 / channels;
     const int64_t group = p.ci <= kDepth ? 1 : (blocks < wide ? blocks : wide);
@@ -475,8 +478,10 @@ bool drive_winograd(const ConvParams& p, const WinogradProduct& whole, const Win
     const int64_t budget = weights <= kResident ? kBlockBeside : kBlockAlone;
     const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M;
     const int64_t units = (p.n * rows * columns + half.tiles - 1) / half.tiles;
+    const int64_t input =
+        p.h * p.w * p.ci * element_size(p.dtype);  // what lies in L2 already needs no fetching
     // As few blocks as fit, and as many for each thread: all are done at the same time.
-    const int64_t most = budget / (kPoints * 4 * (pitch + group * channels)) / half.tiles;
+    const int64_t most = budget / (kPoints * 4 * (depth + group * channels)) / half.tiles;
     const auto whole_turns = [&](int64_t count) {
         count += p.threads - 1 - (count - 1) % p.threads;
         return count < units ? count : units;
@@ -484,7 +489,7 @@ bool drive_winograd(const ConvParams& p, const WinogradProduct& whole, const Win
     const int64_t tasks = whole_turns((units + (most > 2 ? most : 2) - 1) / (most > 2 ? most : 2));
     const int64_t pieces = tasks < 8 * p.threads ? tasks : 8 * p.threads;
     const int64_t tiles = (units + tasks - 1) / tasks * half.tiles;
-    // One vector beside a power of two, or all points would share a few sets of L1.
+    // M's points: one vector beside a power of two, or all would share a few sets of L1.
     WinogradPlan plan{&p,
                       whole,
                       half,
@@ -496,9 +501,9 @@ bool drive_winograd(const ConvParams& p, const WinogradProduct& whole, const Win
                       group,
                       rows,
                       columns,
-                      pitch,
-                      tiles * pitch + L,
+                      tiles * kTile<M>,
                       tiles * channels + L,
+                      input > second_cache() * p.threads,
                       false};
     parallel_for(pieces, 1, p.threads, run_winograd<M>, &plan);
     return !plan.failed;
