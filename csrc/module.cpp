@@ -91,7 +91,8 @@ void conv2d_chain(int index, const std::vector<const srk::ConvParams*>& steps,
                   const std::vector<Addresses>& addresses, int64_t rows, int64_t height, int64_t columns,
                   int threads) {
     const srk::Isa& chosen = isa(index);
-    srk::check_chain(steps.size(), rows, height, columns);
+    srk::check_chain(steps.size());
+    srk::check_strips(rows, height, columns);
     std::vector<srk::ConvParams> layers = bound(chosen, steps, addresses, threads);
     bool done;
     {
@@ -133,72 +134,73 @@ srk::ShuffleParams shuffle_params(const Strides& shape, const Strides& coarse, c
             coarse[3], fine[0], fine[1],  fine[2],  fine[3],  s,        size,      inverse,   1};
 }
 
-srk::Operand operand(const PyOperand& o) { return {o.first, o.second}; }
-
-template <size_t Count>
-std::array<srk::Operand, Count> operands(const std::array<PyOperand, Count>& from) {
-    std::array<srk::Operand, Count> out;
-    for (size_t i = 0; i < Count; ++i) out[i] = operand(from[i]);
+srk::Program::Layer layer(int32_t params, const std::array<PyOperand, 8>& operands) {
+    srk::Program::Layer out{params, {}};
+    for (size_t i = 0; i < operands.size(); ++i) out.operands[i] = {operands[i].first, operands[i].second};
     return out;
 }
 
 void bind_program(py::module_& m) {
     using srk::Program;
-    py::class_<Program>(m, "Program", "Steps that run one after the other; see csrc/cpu/program.h.")
-        .def(py::init([](int index) { return new Program(isa(index)); }), py::arg("isa"))
+    using srk::Table;
+    py::class_<Table>(m, "Table", "What a size decides of a program's steps; see csrc/cpu/program.h.")
+        .def(py::init([](int index) { return new Table(isa(index)); }), py::arg("isa"))
         .def(
-            "conv2d",
-            [](Program& p, const srk::ConvParams& params, const std::array<PyOperand, 8>& to) {
-                p.conv2d(params, operands(to));
+            "conv2d", [](Table& t, const srk::ConvParams& params) { t.add(params); }, py::arg("params"))
+        .def(
+            "strips",
+            [](Table& t, int64_t rows, int64_t height, int64_t columns) {
+                t.add(srk::StripParams{rows, height, columns});
+            },
+            py::arg("rows"), py::arg("height"), py::arg("columns"))
+        .def(
+            "shuffle",
+            [](Table& t, const Strides& shape, const Strides& coarse, const Strides& fine, int s, int size,
+               bool inverse) { t.add(shuffle_params(shape, coarse, fine, s, size, inverse)); },
+            py::arg("shape"), py::arg("coarse_strides"), py::arg("fine_strides"), py::arg("factor"),
+            py::arg("size"), py::arg("inverse"))
+        .def(
+            "add",
+            [](Table& t, int64_t count, float scale, float b1, float b2, int dtype) {
+                t.add(srk::AddParams{nullptr, nullptr, nullptr, nullptr, count, scale, b1, b2, dtype, 1});
+            },
+            py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"))
+        .def(
+            "copy",
+            [](Table& t, const Strides& shape, const Strides& xs, const Strides& ys, int size) {
+                t.add(srk::CopyParams{nullptr, nullptr, shape[0], shape[2], shape[3], shape[1], xs[0], xs[1],
+                                      xs[2], xs[3], ys[0], ys[1], ys[2], ys[3], size, 1});
+            },
+            py::arg("shape"), py::arg("x_strides"), py::arg("y_strides"), py::arg("size"))
+        .def("__len__", &Table::size);
+    py::class_<Program>(m, "Program", "Steps that run one after the other; see csrc/cpu/program.h.")
+        .def(py::init<>())
+        .def(
+            "step",
+            [](Program& p, int32_t params, const std::array<PyOperand, 8>& operands) {
+                p.step(layer(params, operands));
             },
             py::arg("params"), py::arg("operands"))
         .def(
             "chain",
-            [](Program& p, const std::vector<const srk::ConvParams*>& layers,
-               const std::vector<std::array<PyOperand, 8>>& to, int64_t rows, int64_t height,
-               int64_t columns) {
-                std::vector<Program::Operands> all;
-                for (const auto& one : to) all.push_back(operands(one));
-                p.chain(layers, all, rows, height, columns);
+            [](Program& p, int32_t strips,
+               const std::vector<std::pair<int32_t, std::array<PyOperand, 8>>>& layers) {
+                std::vector<Program::Layer> all;
+                for (const auto& [params, operands] : layers) all.push_back(layer(params, operands));
+                p.chain(strips, all);
             },
-            py::arg("layers"), py::arg("operands"), py::arg("rows"), py::arg("height"), py::arg("columns"))
-        .def(
-            "shuffle",
-            [](Program& p, const Strides& shape, const Strides& coarse, const Strides& fine, int s, int size,
-               bool inverse, const PyOperand& x, const PyOperand& y) {
-                p.shuffle(shuffle_params(shape, coarse, fine, s, size, inverse), operand(x), operand(y));
-            },
-            py::arg("shape"), py::arg("coarse_strides"), py::arg("fine_strides"), py::arg("factor"),
-            py::arg("size"), py::arg("inverse"), py::arg("coarse"), py::arg("fine"))
-        .def(
-            "add",
-            [](Program& p, int64_t count, float scale, float b1, float b2, int dtype,
-               const std::array<PyOperand, 4>& to) {
-                p.add({nullptr, nullptr, nullptr, nullptr, count, scale, b1, b2, dtype, 1}, operands(to));
-            },
-            py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"),
-            py::arg("operands"))
-        .def(
-            "copy",
-            [](Program& p, const Strides& shape, const Strides& xs, const Strides& ys, int size,
-               const PyOperand& x, const PyOperand& y) {
-                p.copy({nullptr, nullptr, shape[0], shape[2], shape[3], shape[1], xs[0], xs[1], xs[2], xs[3],
-                        ys[0], ys[1], ys[2], ys[3], size, 1},
-                       operand(x), operand(y));
-            },
-            py::arg("shape"), py::arg("x_strides"), py::arg("y_strides"), py::arg("size"), py::arg("x"),
-            py::arg("y"))
+            py::arg("strips"), py::arg("layers"))
         .def(
             "run",
-            [](const Program& p, const std::vector<uintptr_t>& bases, int threads) {
+            [](const Program& p, const Table& table, const std::vector<uintptr_t>& bases, int threads) {
                 bool done;
                 {
                     py::gil_scoped_release released;
-                    done = p.run(bases, threads);
+                    done = p.run(table, bases, threads);
                 }
                 if (!done) throw std::bad_alloc();
             },
-            py::arg("bases"), py::arg("threads"))
+            py::arg("table"), py::arg("bases"), py::arg("threads"))
         .def("__len__", &Program::size);
 }
 

@@ -27,10 +27,14 @@ ConvParams bound(const Isa& isa, const ConvParams& step, const Addresses& to, in
     return p;
 }
 
-void check_chain(size_t layers, int64_t rows, int64_t height, int64_t columns) {
-    if (layers < 1 || layers > kMaxChain || rows < 1 || height < 1 || columns < 1)
-        throw std::out_of_range("a chain has 1 to " + std::to_string(kMaxChain) +
-                                " layers and strips of 1 pixel or more");
+void check_chain(size_t layers) {
+    if (layers < 1 || layers > kMaxChain)
+        throw std::out_of_range("a chain has 1 to " + std::to_string(kMaxChain) + " layers");
+}
+
+void check_strips(int64_t rows, int64_t height, int64_t columns) {
+    if (rows < 1 || height < 1 || columns < 1)
+        throw std::out_of_range("a chain has strips of 1 pixel or more");
 }
 
 namespace {
@@ -73,97 +77,99 @@ void copy(const CopyParams& p) {
     parallel_for(rows, rows / (4 * p.threads), serial ? 1 : p.threads, fn, &p);
 }
 
-void Program::note(const Operand& operand) {
-    if (operand.slot < 0) throw std::out_of_range("no slot " + std::to_string(operand.slot));
-    if (operand.slot >= slots_) slots_ = operand.slot + 1;
+void Table::add(const Params& params) {
+    if (const auto* conv = std::get_if<ConvParams>(&params)) bound(isa, *conv, {}, 1);
+    if (const auto* strips = std::get_if<StripParams>(&params))
+        check_strips(strips->rows, strips->height, strips->columns);
+    params_.push_back(params);
 }
 
-void Program::conv2d(const ConvParams& params, const Operands& operands) {
-    bound(isa_, params, {}, 1);
-    for (const Operand& operand : operands) note(operand);
-    steps_.emplace_back(Conv{params, operands});
-}
-
-void Program::chain(const std::vector<const ConvParams*>& layers, const std::vector<Operands>& operands,
-                    int64_t rows, int64_t height, int64_t columns) {
-    check_chain(layers.size(), rows, height, columns);
-    if (layers.size() != operands.size()) throw std::invalid_argument("one list of operands per layer");
-    Chain chain{{}, rows, height, columns};
-    for (size_t i = 0; i < layers.size(); ++i) {
-        bound(isa_, *layers[i], {}, 1);
-        for (const Operand& operand : operands[i]) note(operand);
-        chain.layers.push_back({*layers[i], operands[i]});
+void Program::note(const Layer& layer) {
+    for (const Operand& operand : layer.operands) {
+        if (operand.slot < 0) throw std::out_of_range("no slot " + std::to_string(operand.slot));
+        if (operand.slot >= slots_) slots_ = operand.slot + 1;
     }
-    steps_.emplace_back(std::move(chain));
 }
 
-void Program::shuffle(const ShuffleParams& params, const Operand& x, const Operand& y) {
-    note(x), note(y);
-    steps_.emplace_back(Shuffle{params, x, y});
+void Program::step(const Layer& layer) {
+    note(layer);
+    steps_.emplace_back(layer);
 }
 
-void Program::add(const AddParams& params, const std::array<Operand, 4>& operands) {
-    for (const Operand& operand : operands) note(operand);
-    steps_.emplace_back(Add{params, operands});
-}
-
-void Program::copy(const CopyParams& params, const Operand& x, const Operand& y) {
-    note(x), note(y);
-    steps_.emplace_back(Copy{params, x, y});
+void Program::chain(int32_t strips, const std::vector<Layer>& layers) {
+    check_chain(layers.size());
+    for (const Layer& layer : layers) note(layer);
+    steps_.emplace_back(Chain{strips, layers});
 }
 
 // What runs one step.
 struct Program::Run {
-    const Isa& isa;
+    const Table& table;
     const std::vector<uintptr_t>& bases;
     int threads;
 
-    uintptr_t at(const Operand& operand) const { return bases[operand.slot] + operand.offset; }
-    void* to(const Operand& operand) const { return reinterpret_cast<void*>(at(operand)); }
-
-    ConvParams layer(const Conv& conv) const {
-        Addresses addresses;
-        for (size_t i = 0; i < addresses.size(); ++i) addresses[i] = at(conv.operands[i]);
-        return bound(isa, conv.params, addresses, threads);
+    Addresses addresses(const Operands& operands) const {
+        Addresses out;
+        for (size_t i = 0; i < out.size(); ++i) out[i] = bases[operands[i].slot] + operands[i].offset;
+        return out;
     }
-    bool operator()(const Conv& step) const {
-        const ConvParams p = layer(step);
-        return isa.kernels[p.kernel].run(p);
+    ConvParams conv(const ConvParams& params, const Operands& operands) const {
+        return bound(table.isa, params, addresses(operands), threads);
+    }
+    bool operator()(const Layer& step) const {
+        const auto run = [&](const auto& params) { return one(params, step.operands); };
+        return std::visit(run, table.at(step.params));
     }
     bool operator()(const Chain& step) const {
+        const auto& strips = std::get<StripParams>(table.at(step.strips));
         ConvParams layers[kMaxChain];
         const auto count = static_cast<int32_t>(step.layers.size());
-        for (int32_t i = 0; i < count; ++i) layers[i] = layer(step.layers[i]);
-        return isa.chain({isa.kernels, layers, count, step.rows, step.height, step.columns, threads});
+        for (int32_t i = 0; i < count; ++i) {
+            const Layer& layer = step.layers[i];
+            layers[i] = conv(std::get<ConvParams>(table.at(layer.params)), layer.operands);
+        }
+        const Isa& isa = table.isa;
+        return isa.chain({isa.kernels, layers, count, strips.rows, strips.height, strips.columns, threads});
     }
-    bool operator()(const Shuffle& step) const {
-        ShuffleParams p = step.params;
-        p.x = to(step.x), p.y = to(step.y), p.threads = threads;
-        isa.shuffle(p);
+
+    bool one(const ConvParams& params, const Operands& operands) const {
+        const ConvParams p = conv(params, operands);
+        return table.isa.kernels[p.kernel].run(p);
+    }
+    bool one(const StripParams&, const Operands&) const { throw std::bad_variant_access(); }
+    bool one(const ShuffleParams& params, const Operands& operands) const {
+        ShuffleParams p = params;
+        place(p, addresses(operands));
+        table.isa.shuffle(p);
         return true;
     }
-    bool operator()(const Add& step) const {
-        AddParams p = step.params;
-        p.x = to(step.operands[0]), p.r1 = to(step.operands[1]), p.r2 = to(step.operands[2]);
-        p.y = to(step.operands[3]), p.threads = threads;
-        isa.add(p);
+    bool one(const AddParams& params, const Operands& operands) const {
+        AddParams p = params;
+        const Addresses to = addresses(operands);
+        place(p, to);
+        p.r1 = reinterpret_cast<const void*>(to[2]), p.r2 = reinterpret_cast<const void*>(to[3]);
+        table.isa.add(p);
         return true;
     }
-    bool operator()(const Copy& step) const {
-        CopyParams p = step.params;
-        p.x = to(step.x), p.y = to(step.y), p.threads = threads;
+    bool one(const CopyParams& params, const Operands& operands) const {
+        CopyParams p = params;
+        place(p, addresses(operands));
         srk::copy(p);
         return true;
     }
+    template <class Params>
+    void place(Params& p, const Addresses& to) const {
+        p.x = reinterpret_cast<const void*>(to[0]), p.y = reinterpret_cast<void*>(to[1]), p.threads = threads;
+    }
 };
 
-bool Program::run(const std::vector<uintptr_t>& bases, int threads) const {
+bool Program::run(const Table& table, const std::vector<uintptr_t>& bases, int threads) const {
     if (bases.size() < static_cast<size_t>(slots_) || bases[0] != 0)
         throw std::out_of_range("the program has " + std::to_string(slots_) +
                                 " slots, the first of them at address 0");
-    const Run step{isa_, bases, threads};
-    for (const auto& one : steps_)
-        if (!std::visit(step, one)) return false;
+    const Run run{table, bases, threads};
+    for (const auto& step : steps_)
+        if (!std::visit(run, step)) return false;
     return true;
 }
 

@@ -1,6 +1,6 @@
 // Copyright (c) 2026 the sr_kernels authors.
 // SPDX-License-Identifier: Apache-2.0
-// A list of steps that run one after the other, made once for all calls of the same shapes.
+// Steps that run one after the other in one call.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -18,8 +18,9 @@ using Addresses = std::array<uintptr_t, 8>;  // x, y, res1, res2, base, weight, 
 // std::out_of_range where the instruction set has no such kernel.
 ConvParams bound(const Isa& isa, const ConvParams& step, const Addresses& to, int threads);
 
-// Throws std::out_of_range unless the native chain takes so many layers in strips of this size.
-void check_chain(size_t layers, int64_t rows, int64_t height, int64_t columns);
+// Throw std::out_of_range unless the native chain takes so many layers, and strips of this size.
+void check_chain(size_t layers);
+void check_strips(int64_t rows, int64_t height, int64_t columns);
 
 // Values as they are, from one layout into another. Strides are in elements of `size` bytes.
 struct CopyParams {
@@ -37,53 +38,58 @@ struct Operand {
     int64_t offset;
 };
 
-// Not written to once it runs, so that threads can share it.
+// Pieces in which a chain runs, see ChainParams.
+struct StripParams {
+    int64_t rows, height, columns;
+};
+
+// What the size of the input decides of a program's steps, of one instruction set. Addresses in it stand for nothing,
+// threads neither.
+class Table {
+  public:
+    using Params = std::variant<ConvParams, StripParams, ShuffleParams, AddParams, CopyParams>;
+
+    explicit Table(const Isa& isa) : isa(isa) {}
+    // Throws std::out_of_range where the instruction set has no such kernel, and for strips without pixels.
+    void add(const Params& params);
+    const Params& at(int32_t index) const { return params_.at(static_cast<size_t>(index)); }
+    size_t size() const { return params_.size(); }
+
+    const Isa& isa;
+
+  private:
+    std::vector<Params> params_;
+};
+
+// What no size decides: which params of a table a step takes, and where its operands lie. Not written to once it runs,
+// so that threads can share it.
 class Program {
   public:
-    explicit Program(const Isa& isa) : isa_(isa) {}
-
     using Operands = std::array<Operand, 8>;  // in the order of Addresses
-    void conv2d(const ConvParams& params, const Operands& operands);
-    void chain(const std::vector<const ConvParams*>& layers, const std::vector<Operands>& operands,
-               int64_t rows, int64_t height, int64_t columns);
-    // The addresses of the params stand for nothing, and so do their threads.
-    void shuffle(const ShuffleParams& params, const Operand& x, const Operand& y);
-    void add(const AddParams& params, const std::array<Operand, 4>& operands);  // x, r1, r2, y
-    void copy(const CopyParams& params, const Operand& x, const Operand& y);
+    struct Layer {
+        int32_t params;
+        Operands operands;
+    };
+    void step(const Layer& layer);
+    // Throws std::out_of_range unless the native chain takes so many layers.
+    void chain(int32_t strips, const std::vector<Layer>& layers);
 
     // Runs all steps with the addresses of the slots; false if there is no memory. Throws std::out_of_range where a
-    // slot has none.
-    bool run(const std::vector<uintptr_t>& bases, int threads) const;
+    // slot has no address or the table no such params, std::bad_variant_access where these are of another sort.
+    bool run(const Table& table, const std::vector<uintptr_t>& bases, int threads) const;
     size_t size() const { return steps_.size(); }
 
   private:
-    struct Conv {
-        ConvParams params;
-        Operands operands;
-    };
     struct Chain {
-        std::vector<Conv> layers;
-        int64_t rows, height, columns;
-    };
-    struct Shuffle {
-        ShuffleParams params;
-        Operand x, y;
-    };
-    struct Add {
-        AddParams params;
-        std::array<Operand, 4> operands;
-    };
-    struct Copy {
-        CopyParams params;
-        Operand x, y;
+        int32_t strips;
+        std::vector<Layer> layers;
     };
     struct Run;
 
-    void note(const Operand& operand);  // checks its slot
+    void note(const Layer& layer);  // checks its slots
 
-    const Isa& isa_;
     int32_t slots_ = 1;  // that run() needs addresses of
-    std::vector<std::variant<Conv, Chain, Shuffle, Add, Copy>> steps_;
+    std::vector<std::variant<Layer, Chain>> steps_;
 };
 
 }  // namespace srk

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Native programs: convolutions, shuffles, sums and copies that run one after the other, no Python between.
 
-An operand is an address that only a call knows: the number of a slot and so many bytes behind its address.
-Slot 0 begins at address 0, so that an address that is known beforehand is (0, address), and none is NONE.
+A program holds what is the same for every size of input, a table what a size decides. An operand is an address
+that only a call knows: the number of a slot and so many bytes behind its address. Slot 0 begins at address 0, so
+that an address that is known beforehand is (0, address), and none is NONE.
 """
 
 from __future__ import annotations
@@ -162,68 +163,101 @@ class Layers:
         return layer
 
 
-class Program:
-    """Steps in the order in which they were added, and the names of their kernels."""
+class Entry(NamedTuple):
+    """What a table says of one step or of several alike."""
+
+    names: tuple[str, ...]  # of its kernels
+    kernels: tuple[object, ...]  # which order weights are packed in
+    params: range  # in the native table
+
+
+class Table:
+    """What the size of the input decides of steps: entries in the order in which they were added. Programs made
+    for one table run with any of equal entries."""
 
     def __init__(self, isa: cpu.Isa) -> None:
-        self._native = _C.Program(isa.index)
+        self.native = _C.Table(isa.index)
         self._unit = isa.unit
-        self.names: list[str] = []
-        self.run = self._native.run  # (addresses of the slots, threads)
-        self._kept: list[object] = []
+        self.entries: list[Entry] = []
+        self.plans: list[Sequence[ConvPlan]] = []  # of each entry
 
-    def conv2d(self, plan: ConvPlan, operands: Sequence[Operand], packed: Sequence[Sequence[Tensor]]) -> None:
-        """operands: those of x, y, two residuals and base. The packed weights are kept."""
-        self.names.append(plan.name)
-        self._kept.append(packed)
-        for step, tensors in zip(plan.steps, packed, strict=False):  # an empty batch has no steps
-            self._native.conv2d(step, _with_weights(operands, tensors))
+    def _note(self, *names: str, plans: Sequence[ConvPlan] = ()) -> None:
+        first = self.entries[-1].params.stop if self.entries else 0
+        kernels = tuple([plan.kernel for plan in plans])
+        self.entries.append(Entry(names, kernels, range(first, len(self.native))))
+        self.plans.append(plans)
 
-    def chain(
-        self,
-        plans: Sequence[ConvPlan],
-        operands: Sequence[Sequence[Operand]],
-        packed: Sequence[Sequence[Sequence[Tensor]]],
-        strips: cpu_chain.Strips,
-    ) -> None:
-        """Layers whose windows lie in the caches; operands and packed as of conv2d, layer by layer."""
-        self.names += [f"cpu/chain/{self._unit}", *(plan.name for plan in plans)]
-        self._kept.append(packed)
-        steps = [plan.steps[0] for plan in plans if plan.steps]
-        if len(steps) == len(plans):
-            bound = [_with_weights(to, tensors[0]) for to, tensors in zip(operands, packed, strict=True)]
-            self._native.chain(steps, bound, strips.rows, strips.height, strips.columns)
+    def conv2d(self, plan: ConvPlan) -> None:
+        """A convolution; params for each phase of it, none for an empty batch."""
+        for step in plan.steps:
+            self.native.conv2d(step)
+        self._note(plan.name, plans=[plan])
+
+    def chain(self, plans: Sequence[ConvPlan], strips: cpu_chain.Strips) -> None:
+        """Layers whose windows lie in the caches."""
+        if all(plan.steps for plan in plans):
+            self.native.strips(strips.rows, strips.height, strips.columns)
+            for plan in plans:
+                self.native.conv2d(plan.steps[0])
+        self._note(f"cpu/chain/{self._unit}", *(plan.name for plan in plans), plans=plans)
 
     def shuffle(
-        self,
-        coarse: tuple[Strides, Operand],
-        fine: tuple[Strides, Operand],
-        shape: Sequence[int],
-        factor: int,
-        size: int,
-        inverse: bool,
+        self, shape: Sequence[int], coarse: Strides, fine: Strides, factor: int, size: int, inverse: bool
     ) -> None:
         """shape: (N, C, H, W) of the fine side; size: bytes of an element."""
         n, c, h, w = shape
-        self.names.append(f"cpu/{'pixel_unshuffle' if inverse else 'pixel_shuffle'}/{self._unit}")
-        self._native.shuffle(
-            (n, h // factor, w // factor, c), coarse[0], fine[0], factor, size, inverse, coarse[1], fine[1]
-        )
+        self.native.shuffle((n, h // factor, w // factor, c), coarse, fine, factor, size, inverse)
+        self._note(f"cpu/{'pixel_unshuffle' if inverse else 'pixel_shuffle'}/{self._unit}")
 
-    def add(
-        self, count: int, dtype: torch.dtype, numbers: Sequence[float], operands: Sequence[Operand]
-    ) -> None:
-        """numbers: of x and one or two terms; operands: x, two terms, y."""
-        self.names.append(f"cpu/residual_add/{self._unit}")
+    def add(self, count: int, dtype: torch.dtype, numbers: Sequence[float]) -> None:
+        """numbers: of x and one or two terms."""
         scale, first, second = numbers if len(numbers) == 3 else (*numbers, 0.0)
-        self._native.add(count, scale, first, second, DTYPES[dtype], operands)
+        self.native.add(count, scale, first, second, DTYPES[dtype])
+        self._note(f"cpu/residual_add/{self._unit}")
 
-    def copy(
-        self, shape: Sequence[int], x: tuple[Strides, Operand], y: tuple[Strides, Operand], size: int
-    ) -> None:
+    def copy(self, shape: Sequence[int], x: Strides, y: Strides, size: int) -> None:
         """Values (N, C, H, W) from one layout into another."""
-        self.names.append("cpu/copy")
-        self._native.copy(shape, x[0], y[0], size, x[1], y[1])
+        self.native.copy(shape, x, y, size)
+        self._note("cpu/copy")
+
+
+class Program:
+    """Steps in the order in which they were added, each by an entry of a table, and the names of their kernels."""
+
+    def __init__(self) -> None:
+        self._native = _C.Program()
+        self.names: list[str] = []
+        self._kept: list[object] = []
+
+    def run(self, table: Table, bases: Sequence[int], threads: int) -> None:
+        """With the addresses of the slots."""
+        self._native.run(table.native, bases, threads)
+
+    def step(self, entry: Entry, operands: Sequence[Operand]) -> None:
+        """A shuffle, sum or copy; operands: x, y, and a sum's other terms."""
+        self.names += entry.names
+        self._native.step(entry.params[0], [*operands, *[NONE] * (8 - len(operands))])
+
+    def conv2d(self, entry: Entry, operands: Sequence[Operand], packed: Sequence[Sequence[Tensor]]) -> None:
+        """operands: those of x, y, two residuals and base. The packed weights are kept."""
+        self.names += entry.names
+        self._kept.append(packed)
+        for params, tensors in zip(entry.params, packed, strict=False):  # an empty batch has no params
+            self._native.step(params, _with_weights(operands, tensors))
+
+    def chain(
+        self,
+        entry: Entry,
+        operands: Sequence[Sequence[Operand]],
+        packed: Sequence[Sequence[Sequence[Tensor]]],
+    ) -> None:
+        """operands and packed as of conv2d, layer by layer."""
+        self.names += entry.names
+        self._kept.append(packed)
+        if entry.params:
+            strips, *layers = entry.params
+            bound = [_with_weights(to, tensors[0]) for to, tensors in zip(operands, packed, strict=True)]
+            self._native.chain(strips, list(zip(layers, bound, strict=True)))
 
 
 def _with_weights(operands: Sequence[Operand], packed: Sequence[Tensor]) -> list[Operand]:

@@ -28,6 +28,7 @@ class Arena:
         self.size = size
         self.address = -(-self.memory.data_ptr() // ALIGNMENT) * ALIGNMENT
         self.views: list[Tensor] = []
+        self.viewer: object = None  # whose views they are
 
     def view(
         self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
@@ -41,17 +42,19 @@ class Arena:
 
 
 class Pool:
-    """Arenas of one size: as many as calls at a time, of which one at most is kept between them."""
+    """Arenas: as many as calls at a time, of which one at most is kept between them, whatever their sizes."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self) -> None:
         weakref.finalize(self, _drop, id(self))
 
-    def take(self) -> Arena:
-        """An arena that is nobody else's until it is given back."""
+    def take(self, size: int) -> Arena:
+        """An arena of so many bytes or more that is nobody else's until it is given back."""
         with _lock:
             kept = _free.pop(id(self), None)
-        return Arena(self.size) if kept is None else kept
+        if kept is not None and kept.size >= size:
+            return kept
+        del kept  # before the larger one is there
+        return Arena(size)
 
     def give(self, arena: Arena) -> None:
         """Back for a later call, or to the system where too much is kept."""

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from sr_kernels.backends.cpu import Isa
-from sr_kernels.backends.cpu_program import Program
+from sr_kernels.backends.cpu_program import Program, Table
 from sr_kernels.optimizer.programs import Emit
 
 _version = operator.attrgetter("_version")
@@ -33,12 +32,13 @@ class Binding:
         constants: Sequence[Node],
         fixed: Mapping[Node, Any],
         kinds: Mapping[Node, tuple[torch.Size, torch.dtype]],
-        isa: Isa,
         programs: Sequence[Sequence[Emit]],
+        table: Table,
         held: Collection[Node],
     ) -> None:
         """constants: nodes in their order; fixed: what others give, whatever the module; kinds: shape and
-        dtype that the constants' tensors must have; held: constants that calls need beside the programs."""
+        dtype that the constants' tensors must have; table: what the programs shall run with, or with one that
+        is as it; held: constants that calls need beside the programs."""
         self._fixed = fixed
         self._tables: list[Mapping[str, Any]] = []
         self._names: list[str] = []
@@ -64,9 +64,9 @@ class Binding:
             self._addresses = list(map(Tensor.data_ptr, tensors))
             self.programs = []
             for emits in programs:
-                program = Program(isa)
+                program = Program()
                 for emit in emits:
-                    emit(program, self.constants)
+                    emit(program, table, self.constants)
                 self.programs.append(program)
         # the programs keep what they packed; the rest only led to constants
         self.constants = {node: self.constants[node] for node in held}

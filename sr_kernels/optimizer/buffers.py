@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torch.fx import Node
 
 from sr_kernels.optimizer.arena import ALIGNMENT
-from sr_kernels.optimizer.steps import ARENA, Add, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
+from sr_kernels.optimizer.steps import Add, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
 
 # Bytes of a wide buffer that may outlive its concatenation for the sake of a part: caches hold it anyway.
 _SMALL = 256 << 10
@@ -41,21 +41,17 @@ def number(lowered: Lowered) -> None:
                     lowered.made[node].end = max(lowered.made[node].end, until)
 
 
-def placed(lowered: Lowered) -> tuple[Placing, int]:
-    """Every made value in a buffer, every buffer in one arena; the bytes of that."""
-    placing, size = _placed(lowered, copies_early=False)
+def placed(lowered: Lowered) -> Placing:
+    """Every made value in a buffer."""
+    placing = Placing(lowered, copies_early=False)
     if placing.has_early:
-        other, less = _placed(lowered, copies_early=True)
-        if less <= _WORTH * size:
-            return other, less
-        placing, size = _placed(lowered, copies_early=False)
-    return placing, size
-
-
-def _placed(lowered: Lowered, *, copies_early: bool) -> tuple[Placing, int]:
-    placing = Placing(lowered, copies_early=copies_early)
-    in_arena = [buffer for buffer in placing.buffers if buffer.slot == ARENA]
-    return placing, arrange(in_arena, len(lowered.steps))
+        size = placing.arena_bytes()
+        other = Placing(lowered, copies_early=True)
+        # asked once for all sizes of a form: what early copies save hardly depends on them
+        if other.arena_bytes() <= _WORTH * size:
+            return other
+        placing = Placing(lowered, copies_early=False)
+    return placing
 
 
 class Placing:
@@ -91,11 +87,14 @@ class Placing:
             values = self.values[id(buffer)]
             buffer.begin = min(value.begin for value in values)
             buffer.end = max(value.end for value in values)
+        self.in_arena = [buffer for buffer in self.buffers if buffer.in_arena]
+
+    def arena_bytes(self) -> int:
+        """In the sizes of the form."""
+        return arrange(self.in_arena, [buffer.whole.bytes() for buffer in self.in_arena])[1]
 
     def _new(self, value: Value) -> Buffer:
-        buffer = Buffer(value.bytes(), value.shape[1])
-        if value.is_fresh:
-            buffer.slot = -1  # of its own, which is not numbered yet
+        buffer = Buffer(value, in_arena=not value.is_fresh)
         self.buffers.append(buffer)
         self.values[id(buffer)] = []
         self.contents[id(buffer)] = {}
@@ -142,12 +141,15 @@ class Placing:
         """Whether the part could be made where it is concatenated."""
         if not part.is_made or part.buffer is not None or part.is_whole or part.is_fresh or part.planar:
             return False
-        return part.end <= until or buffer.size <= _SMALL
+        return part.end <= until or self._is_small(buffer)
+
+    def _is_small(self, buffer: Buffer) -> bool:
+        return not self.lowered.decisions.at_least(buffer.whole.shape, buffer.whole.dtype, _SMALL + 1)
 
     def _is_early(self, part: Value, cat: Cat, buffer: Buffer) -> bool:
         """Whether the part is to be copied because it is made long before the next one."""
         later = [other.begin for other in cat.parts if other.is_made and other.begin > part.begin]
-        if not later or min(later) - part.begin <= _LONG or buffer.size <= _SMALL:
+        if not later or min(later) - part.begin <= _LONG or self._is_small(buffer):
             return False
         self.has_early = True
         return self.copies_early
@@ -163,7 +165,7 @@ class Placing:
             buffer = residual.buffer
             if (
                 buffer is not None
-                and buffer.slot >= 0
+                and buffer.in_arena
                 and residual.shape == step.y.shape
                 and not residual.planar
                 and buffer.channels == residual.shape[1]
@@ -192,24 +194,24 @@ class Placing:
                 channel += part.shape[1]
 
 
-def arrange(buffers: Sequence[Buffer], steps: int) -> int:
-    """Gives the buffers their offsets in one arena, the largest first, each at the lowest that is free while
-    it is in use; the bytes of the arena."""
-    live: list[list[Buffer]] = [[] for _ in range(steps)]
+def arrange(buffers: Sequence[Buffer], sizes: Sequence[int]) -> tuple[list[int], int]:
+    """The offsets of buffers of these bytes in one arena, the largest first, each at the lowest that is free while
+    it is in use; and the bytes of the arena."""
+    live: list[list[int]] = [[] for _ in range(1 + max((buffer.end for buffer in buffers), default=0))]
+    offsets = [0] * len(buffers)
     total = 0
-    for buffer in sorted(buffers, key=lambda b: -b.size):
-        while_in_use = range(buffer.begin, buffer.end + 1)
-        others = {id(other): other for i in while_in_use for other in live[i]}
+    for i in sorted(range(len(buffers)), key=lambda i: -sizes[i]):
+        while_in_use = live[buffers[i].begin : buffers[i].end + 1]
         offset = 0
-        for other in sorted(others.values(), key=lambda b: b.offset):
-            if other.offset - offset >= buffer.size:
+        for other in sorted({j for step in while_in_use for j in step}, key=offsets.__getitem__):
+            if offsets[other] - offset >= sizes[i]:
                 break
-            offset = max(offset, _aligned(other.offset + other.size))
-        buffer.offset = offset
-        total = max(total, offset + buffer.size)
-        for i in while_in_use:
-            live[i].append(buffer)
-    return total
+            offset = max(offset, _aligned(offsets[other] + sizes[other]))
+        offsets[i] = offset
+        total = max(total, offset + sizes[i])
+        for step in while_in_use:
+            step.append(i)
+    return offsets, total
 
 
 def _aligned(size: int) -> int:

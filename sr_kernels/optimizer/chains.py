@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sr_kernels.backends import cpu_chain
+from sr_kernels.optimizer.sizes import Decisions
 from sr_kernels.optimizer.steps import Chain, Conv, Step
 
 # Bytes between two layers from which on memory decides; strips of so few layers overlap little.
@@ -15,15 +16,16 @@ _LARGE, _MOST = 128 << 20, 4
 _WORTH = 0.8
 
 
-def chained(steps: Sequence[Step]) -> list[Step]:
+def chained(steps: Sequence[Step], decisions: Decisions) -> list[Step]:
     """The steps with chains where those take much less memory. They take no less time: what passes between
     layers is memory that was used before, and FSRCNN's layers of 12 channels are 1.1 to 1.2 times as fast one
-    by one (Intel Xeon with AMX, two threads)."""
+    by one (Intel Xeon with AMX, two threads).
+    Which layers are large is decided for each size; what chains of these save of the peak hardly depends on it."""
     readers: dict[int, int] = {}
     for step in steps:
         for value in step.reads():
             readers[id(value)] = readers.get(id(value), 0) + 1
-    large = [part for run in _runs(steps, readers) for part in _large_parts(run)]
+    large = [part for run in _runs(steps, readers) for part in _large_parts(run, decisions)]
     if large:
         smaller = _with(steps, large)
         if peak(smaller) <= _WORTH * peak(steps):
@@ -55,12 +57,12 @@ def _runs(steps: Sequence[Step], readers: dict[int, int]) -> Iterable[list[Conv]
         yield run
 
 
-def _large_parts(run: list[Conv]) -> Iterable[list[Conv]]:
+def _large_parts(run: list[Conv], decisions: Decisions) -> Iterable[list[Conv]]:
     """The last layers of each stretch between which much memory lies."""
     part: list[Conv] = []
     for conv in run:
         part.append(conv)
-        if conv is run[-1] or conv.y.bytes() < _LARGE:
+        if conv is run[-1] or not decisions.at_least(conv.y.shape, conv.y.dtype, _LARGE):
             if len(part) > 1:
                 yield part[-_MOST:]
             part = []

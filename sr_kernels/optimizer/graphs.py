@@ -67,25 +67,21 @@ def execute(
     inputs: Sequence[Any],
     keep: Callable[[fx.Node, Any], None] | None = None,
     release: Callable[[fx.Node, Any], None] | None = None,
-    known: Mapping[fx.Node, Any] | None = None,
-    rules: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
     """Runs the graph on the values of its placeholders. Names are resolved in module. keep sees each node's
-    value as it comes, release as it is read for the last time. known: what stands for parameters, all values
-    being small then; rules: what is called for a function."""
+    value as it comes, release as it is read for the last time."""
     values: dict[fx.Node, Any] = dict(zip(placeholders(graph), inputs, strict=True))
-    last_uses = _last_uses(graph) if known is None else {}
+    last_uses = _last_uses(graph)
     for node in graph.nodes:
         if node.op == "output":
             return plain(map_arg(node.args[0], values.__getitem__))
         if node.op == "get_attr":
-            values[node] = lookup(module, str(node.target)) if known is None else known[node]
+            values[node] = lookup(module, str(node.target))
         elif node.op != "placeholder":
             args = map_arg(node.args, values.__getitem__)
             kwargs = map_arg(node.kwargs, values.__getitem__)
             if node.op == "call_function":
-                function = node.target if rules is None else rules.get(node.target, node.target)
-                values[node] = function(*args, **kwargs)
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             elif node.op == "call_module":
                 values[node] = lookup(module, str(node.target))(*args, **kwargs)
             else:

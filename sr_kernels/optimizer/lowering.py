@@ -29,6 +29,7 @@ from sr_kernels.backends.registry import chosen, select
 from sr_kernels.ops import _arguments
 from sr_kernels.ops._conv_transpose2d import as_convolution, repeated
 from sr_kernels.optimizer.graphs import is_random
+from sr_kernels.optimizer.sizes import Decisions, Sizes
 from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuffle, Step, Value
 
 _TENSORS = frozenset(("input", "weight", "bias", "prelu_weight", "residual", "base", "layers"))
@@ -83,11 +84,13 @@ class _Unfixed(Exception):
 
 
 class Lowering:
-    """One graph's."""
+    """One graph's. What it asks sizes beside shapes, it asks by its decisions, and the steps are those of all sizes
+    with the same answers."""
 
     def __init__(self, graph: Graph, values: Mapping[Node, Any]) -> None:
         self.values = values
         self.layers = Layers(config.get_precision(), chosen())
+        self.decisions = Decisions(Sizes(values, self.layers))
         self.steps: list[Step] = []
         self.constants: dict[Node, None] = {}
         self.fixed: dict[Node, Any] = {}
@@ -97,7 +100,7 @@ class Lowering:
         self.seen_by_python: dict[Node, Value] = {}
         self.pixels: dict[Node, Value] = {}  # of tensors from outside, pixel by pixel
         self.known: dict[Any, Layer] = {}
-        self.blocks: dict[Any, list[Layer] | None] = {}
+        self.blocks: dict[Any, list[Layer]] = {}
         self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
         self.output: Any = None
         for node in graph.nodes:
@@ -113,6 +116,8 @@ class Lowering:
             self.fixed,
             self.seen_by_python,
             self.outside,
+            self.layers,
+            self.decisions,
         )
 
     def _lower(self, node: Node) -> None:
@@ -156,9 +161,17 @@ class Lowering:
         read = node._input_nodes
         if not all(n in self.constants or n in self.fixed for n in read):
             return False
-        if any(n in self.constants for n in read):
-            return not is_random(node)
-        return node.target in _MAKERS
+        is_constant = any(n in self.constants for n in read) and not is_random(node)
+        if not (is_constant or node.target in _MAKERS):
+            return False
+        for n in read:
+            if n in self.fixed:
+                self._number(n)
+        return True
+
+    def _number(self, node: Node) -> Any:
+        """What shapes decide, and a form depends on."""
+        return self.decisions.ask(lambda sizes: sizes.values[node], node)
 
     # What Python sees.
 
@@ -167,11 +180,7 @@ class Lowering:
         seen = [self._shown(n, kept) for n in node.all_input_nodes if n in self.made]
         call = self.calls[node] = Call(node, seen)
         self.steps.append(call)
-        storages = {_storage(leaf) for leaf in tree_leaves(self.values[node]) if isinstance(leaf, Tensor)}
-        for n in node.all_input_nodes:
-            leaves = tree_leaves(self.values[n])
-            if any(isinstance(leaf, Tensor) and _storage(leaf) in storages for leaf in leaves):
-                call.aliases.append(n)
+        call.aliases = self.decisions.ask(lambda sizes: _aliases(node, sizes.values))
         if kept:
             self._give(node.all_input_nodes)
 
@@ -179,13 +188,11 @@ class Lowering:
         """A made value as the run before gave it."""
         value = self.seen_by_python.get(node)
         if value is None:
-            recorded = self.values[node]
             value = self.made[node]
-            strides = recorded.stride()
-            if not same_layout(value.shape, strides, dense_strides(value.shape, torch.channels_last)):
+            if not self.decisions.ask(lambda sizes: _lies_as(sizes.values[node], torch.channels_last)):
                 made, value = value, Value(value.shape, value.dtype, planar=True)
                 self.steps.append(Copy(made, value))
-            value.is_whole, value.strides = True, strides
+            value.is_whole, value.node = True, node
             self.seen_by_python[node] = value
         value.is_fresh |= is_kept
         return value
@@ -207,7 +214,7 @@ class Lowering:
         if isinstance(arg, Node):
             if arg not in self.fixed:
                 raise _Unfixed
-            return self.fixed[arg]
+            return self._number(arg)
         if isinstance(arg, (list, tuple)):
             return tuple(self._plain(item) for item in arg)
         return arg
@@ -226,7 +233,7 @@ class Lowering:
         value = self.outside.get(node)
         if value is None:
             x = self.values[node]
-            value = Value(tuple(x.shape), x.dtype, is_made=False, strides=x.stride())
+            value = Value(tuple(x.shape), x.dtype, is_made=False, node=node)
             self.outside[node] = value
         return value
 
@@ -238,9 +245,13 @@ class Lowering:
         if node in self.made:
             self.made[node].is_whole |= is_whole
             return self.made[node]
-        value, x = self._from_outside(node), self.values[node]
-        cl = dense_strides(x.shape, torch.channels_last)
-        if is_pixel_major(x) if not is_whole else same_layout(x.shape, x.stride(), cl):
+        value = self._from_outside(node)
+
+        def fits(sizes: Sizes) -> bool:
+            x = sizes.values[node]
+            return _lies_as(x, torch.channels_last) if is_whole else is_pixel_major(x)
+
+        if self.decisions.ask(fits, node, is_whole):
             return value
         if node not in self.pixels:
             self.pixels[node] = Value(value.shape, value.dtype)
@@ -277,10 +288,14 @@ class Lowering:
         return layer
 
     def _runs(self, layer: Layer, node: Node, x: Node) -> bool:
-        if not layer.is_native():
+        if not self.decisions.ask(lambda sizes: sizes.layer(layer).is_native(), layer):
             return False
+
+        def as_it_comes(sizes: Sizes) -> bool:
+            return sizes.layer(layer).is_native(memory_format_of(sizes.values[x]))
+
         # An input that is to be converted, and the result back, is worth it for several layers.
-        return self._is_among_natives(node, x) or layer.is_native(memory_format_of(self.values[x]))
+        return self._is_among_natives(node, x) or self.decisions.ask(as_it_comes)
 
     def _conv2d(self, node: Node) -> bool:
         given = _given(node, "input", "weight", "bias")
@@ -350,20 +365,23 @@ class Lowering:
         op = "conv_transpose2d"
         stride = _arguments.pair(op, "stride", self._plain(given.get("stride", 1)))
         padding = _arguments.pair(op, "padding", self._plain(given.get("padding", 0)))
-        h, w = self.values[node].shape[2:]
         s = stride[0]
-        if s != stride[1] or h % s or w % s:
+        if s != stride[1] or self.decisions.ask(lambda sizes: any(n % s for n in sizes.values[node].shape[2:])):
             return False
-        size = tuple(recorded.shape[2:])
+        size, full = tuple(recorded.shape[2:]), tuple(self.values[node].shape[2:])
 
         def rearrange(
             weight: Tensor, bias: Tensor | None, prelu: Tensor | None
         ) -> tuple[Tensor, Tensor | None, Tensor | None]:
             if prelu is not None and prelu.shape[0] > 1:
                 prelu = repeated(prelu, s * s)
-            return *as_convolution(size, (h, w), weight, bias, s, padding)[:2], prelu
+            return *as_convolution(size, full, weight, bias, s, padding)[:2], prelu
 
-        subpixel, _, sides = as_convolution(size, (h, w), self.values[weight], None, s, padding)
+        def sides_of(sizes: Sizes) -> list[int]:
+            small, large = (sizes.values[n].shape[2:] for n in (input, node))
+            return as_convolution(small, large, sizes.values[weight], None, s, padding)[2]
+
+        subpixel, sides = as_convolution(size, full, self.values[weight], None, s, padding)[0], self.decisions.ask(sides_of)
         slopes = 0 if prelu is None else self.values[prelu].shape[0]
         layer = self._layer(
             {key: value for key, value in given.items() if key in _EPILOGUE},
@@ -390,7 +408,7 @@ class Lowering:
         shapes = [tuple(self.values[weight].shape) for weight in weights]
         slope, scale = (self._plain(given.get(name, 0.2)) for name in ("negative_slope", "scale"))
         numbers = (self._plain(given.get("input_scale", 1.0)), *(number for _, number in pairs))
-        layers = self._block(recorded, shapes, slope, scale, numbers, given.get("backend") or "")
+        layers = self._block(input, shapes, slope, scale, numbers, given.get("backend") or "")
         if layers is None:
             return False
         x = wide = self._pixel_major(input)
@@ -410,7 +428,7 @@ class Lowering:
 
     def _block(
         self,
-        x: Tensor,
+        input: Node,
         shapes: Sequence[tuple[int, ...]],
         slope: float,
         scale: float,
@@ -418,15 +436,21 @@ class Lowering:
         backend: str,
     ) -> list[Layer] | None:
         """A dense block's layers; None where it does not run natively."""
+        x = self.values[input]
+
+        def is_native(sizes: Sizes) -> bool:
+            y = sizes.values[input]
+            weights = [torch.empty(shape, dtype=y.dtype, device="meta") for shape in shapes]
+            residuals = [(y, number) for number in numbers[1:]]
+            args = DenseBlockArgs(y, weights, [None] * len(weights), residuals=residuals)
+            return select("dense_block", "cpu", args, backend).name == "cpu"
+
         key = x.shape, x.dtype, tuple(shapes), slope, scale, numbers, backend
-        if key in self.blocks:
-            return self.blocks[key]
-        weights = [torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes]
-        residuals = [(x, number) for number in numbers[1:]]
-        args = DenseBlockArgs(x, weights, [None] * len(weights), residuals=residuals)
-        found = list[Layer]()
-        if select("dense_block", "cpu", args, backend).name == "cpu":
+        if not self.decisions.ask(is_native, *key):
+            return None
+        if key not in self.blocks:
             n, _, h, w = x.shape
+            found = []
             for shape in shapes:
                 settings = Settings((n, shape[1], h, w), x.dtype, shape, padding=(shape[2] // 2,) * 4)
                 if len(found) < len(shapes) - 1:
@@ -434,7 +458,7 @@ class Lowering:
                 else:
                     settings = settings._replace(scale=scale, residuals=numbers)
                 found.append(self.layers.find(settings))
-        self.blocks[key] = found or None
+            self.blocks[key] = found
         return self.blocks[key]
 
     def _pixel_shuffle(self, node: Node) -> bool:
@@ -451,7 +475,11 @@ class Lowering:
         recorded = self._tensor(input)
         if recorded is None or not self._is_among_natives(node, input):
             return False
-        if select(op, "cpu", (recorded, factor), backend).name != "cpu":
+
+        def is_native(sizes: Sizes) -> bool:
+            return select(op, "cpu", (sizes.values[input], factor), backend).name == "cpu"
+
+        if not self.decisions.ask(is_native):
             return False
         shape = (unshuffled if inverse else shuffled)(recorded.shape, factor)
         y = Value(shape, recorded.dtype)
@@ -468,11 +496,15 @@ class Lowering:
         if not self._is_among_natives(node, given["input"], *(n for n, _ in pairs)):
             return False
         numbers = [scale, *(number for _, number in pairs)]
-        args = recorded, [(self.values[n], number) for n, number in pairs], scale
-        native = select("residual_add", "cpu", args, given.get("backend") or "").name == "cpu"
+        input, backend = given["input"], given.get("backend") or ""
+
+        def is_native(sizes: Sizes) -> bool:
+            args = sizes.values[input], [(sizes.values[n], number) for n, number in pairs], scale
+            return select("residual_add", "cpu", args, backend).name == "cpu"
+
         # The sum of two is left to PyTorch's own add because that is as fast, not for what it gives.
-        able = chosen(given.get("backend") or "") == "auto" and numbers == [1.0, 1.0]
-        if not (native or able):
+        able = chosen(backend) == "auto" and numbers == [1.0, 1.0]
+        if not (able or self.decisions.ask(is_native)):
             return False
         terms = [self._pixel_major(n, is_whole=True) for n in (given["input"], *(n for n, _ in pairs))]
         y = Value(tuple(recorded.shape), recorded.dtype, is_whole=True)
@@ -492,7 +524,7 @@ class Lowering:
         if not self._is_among_natives(node, *parts):
             return False
         formats = (torch.channels_last, torch.contiguous_format)
-        if not any(same_layout(y.shape, y.stride(), dense_strides(y.shape, format)) for format in formats):
+        if not self.decisions.ask(lambda sizes: any(_lies_as(sizes.values[node], f) for f in formats)):
             return False
         value = Value(tuple(y.shape), y.dtype)
         self.steps.append(Cat([self._any_layout(part) for part in parts], value))
@@ -505,8 +537,18 @@ def _given(node: Node, *names: str) -> dict[str, Any]:
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
-def _storage(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+def _storages(value: Any) -> set[int]:
+    return {x.untyped_storage()._cdata for x in tree_leaves(value) if isinstance(x, Tensor)}
+
+
+def _aliases(node: Node, values: Mapping[Node, Any]) -> list[Node]:
+    """Arguments whose memory the result shares."""
+    storages = _storages(values[node])
+    return [n for n in node.all_input_nodes if storages & _storages(values[n])]
+
+
+def _lies_as(x: Tensor, memory_format: torch.memory_format) -> bool:
+    return same_layout(x.shape, x.stride(), dense_strides(x.shape, memory_format))
 
 
 _NATIVE: dict[Any, Callable[[Lowering, Node], bool]] = {

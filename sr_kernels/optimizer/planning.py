@@ -1,23 +1,31 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions for inputs of a new kind: planned from shapes alone where these follow without computing, else
-from what a run of the graph, node by node, has seen."""
+"""Sessions for inputs of a new kind: of a form that was made before where one fits, with shapes alone where these
+follow without computing, else from what a run of the graph, node by node, has seen."""
 
 from __future__ import annotations
 
+import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from sr_kernels import ops
+from sr_kernels import config, ops
 from sr_kernels.backends.base import dense_strides, memory_format_of, shuffled, unshuffled
+from sr_kernels.backends.cpu import current_isa
+from sr_kernels.backends.registry import chosen
 from sr_kernels.ops import _arguments
-from sr_kernels.optimizer.graphs import execute, table_of
+from sr_kernels.optimizer import graphs
+from sr_kernels.optimizer.form import Form
 from sr_kernels.optimizer.session import Session
+
+_MOST_FORMS = 8  # of one graph that are remembered
+_kind = operator.attrgetter("dtype", "shape")
 
 
 class Planner:
@@ -26,51 +34,89 @@ class Planner:
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._needs_run = any(node.op == "call_module" for node in graph.nodes)
-        self._parameters: weakref.WeakKeyDictionary[nn.Module, _Parameters] = weakref.WeakKeyDictionary()
+        self._constants = [node for node in graph.nodes if graphs.constant(node)]
+        self._others = [node for node in graph.nodes if not graphs.constant(node)]
+        self._tables: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
+        self._known: dict[Any, _Known] = {}
 
     def session_for(self, module: nn.Module, inputs: Sequence[Any]) -> tuple[Session, Any]:
         """A session, and the graph's result for these inputs."""
-        values = None if self._needs_run else self._inferred(module, inputs)
-        if values is None:
-            return _recorded(self._graph, module, inputs)
-        session = Session(self._graph, module, values, inputs)
-        return session, session.run(module, inputs)
+        known = self._known_of(module)
+        values = None if self._needs_run else self._inferred(known, inputs)
+        if values is not None:
+            session = self._session(known, values, inputs)
+            return session, session.run(module, inputs)
+        values, result = _recorded(self._graph, module, inputs)
+        return self._session(known, values, inputs), result
 
-    def _inferred(self, module: nn.Module, inputs: Sequence[Any]) -> dict[fx.Node, Any] | None:
+    def _known_of(self, module: nn.Module) -> _Known:
+        """What goes for parameters of the module's shapes and dtypes, and for what is in force."""
+        tables = self._tables.get(module)
+        if tables is None:
+            parameters = [node for node in self._constants if node.op == "get_attr"]
+            tables = self._tables[module] = [graphs.table_of(module, str(n.target)) for n in parameters]
+        tensors = [table[name] for table, name in tables]
+        key = (config.get_precision(), chosen(), current_isa(), *map(_kind, tensors))
+        if key not in self._known:
+            if len(self._known) >= _MOST_FORMS:
+                self._known.clear()
+            self._known[key] = _Known(tensors)
+        return self._known[key]
+
+    def _session(self, known: _Known, values: Mapping[fx.Node, Any], inputs: Sequence[Any]) -> Session:
+        for form in known.forms:
+            sizes = form.fitted(values)
+            if sizes is not None:
+                return Session(form, sizes, inputs)
+        form = Form(self._graph, values)
+        known.forms = [form, *known.forms[: _MOST_FORMS - 1]]
+        sizes = form.fitted(values)
+        assert sizes is not None, "a form fits the sizes that it was made with"
+        return Session(form, sizes, inputs)
+
+    def _inferred(self, known: _Known, inputs: Sequence[Any]) -> dict[fx.Node, Any] | None:
         """What each node gives, as tensors of the meta device; None where a node must be run to tell."""
-        values: dict[fx.Node, Any] = {}
-
-        def keep(node: fx.Node, value: Any) -> None:
-            if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
-                raise TypeError("the device of a stand-in is not that of the value")
-            values[node] = value
-
-        stand_ins = [_without_memory(x) if isinstance(x, Tensor) else x for x in inputs]
         try:
-            if module not in self._parameters:
-                self._parameters[module] = _Parameters(self._graph, module)
-            known = self._parameters[module].stand_ins()
             with torch.no_grad():
-                execute(self._graph, module, stand_ins, keep, known=known, rules=_RULES)
+                if known.values is None:
+                    known.values = _values(self._constants, iter(known.parameters), {})
+                given = (_without_memory(x) if isinstance(x, Tensor) else x for x in inputs)
+                return _values(self._others, given, known.values)
         except Exception:  # control by values, or an operation without a rule for shapes
             return None
-        return values
 
 
-class _Parameters:
-    """Stand-ins of the tensors that a graph reads, made once and again where one is of another kind."""
+class _Known:
+    """What is known of a graph for parameters of certain shapes and dtypes."""
 
-    def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
-        nodes = [node for node in graph.nodes if node.op == "get_attr"]
-        self._places = {node: table_of(module, str(node.target)) for node in nodes}
-        self._made: dict[fx.Node, Tensor] = {}
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = [_without_memory(x) for x in parameters]
+        self.values: dict[fx.Node, Any] | None = None  # of the constants
+        self.forms: list[Form] = []  # the newest first
 
-    def stand_ins(self) -> dict[fx.Node, Any]:
-        for node, (table, name) in self._places.items():
-            x, made = table[name], self._made.get(node)
-            if made is None or made.dtype is not x.dtype or made.shape != x.shape:
-                self._made[node] = _without_memory(x)
-        return dict(self._made)
+
+def _values(
+    nodes: Sequence[fx.Node], given: Iterator[Any], known: Mapping[fx.Node, Any]
+) -> dict[fx.Node, Any]:
+    """What nodes give, beside what is known; given: the values of parameters or placeholders, in their order."""
+    values = dict(known)
+    find = values.__getitem__
+    for node in nodes:
+        if node.op in ("get_attr", "placeholder"):
+            values[node] = next(given)
+            continue
+        if node.op == "output":
+            continue
+        args, kwargs = map_arg((node.args, node.kwargs), find)
+        if node.op == "call_method":
+            value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            assert callable(node.target)
+            value = _RULES.get(node.target, node.target)(*args, **kwargs)
+        if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
+            raise TypeError("the device of a stand-in is not that of the value")
+        values[node] = value
+    return values
 
 
 def _without_memory(x: Tensor) -> Tensor:
@@ -124,9 +170,11 @@ _RULES: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-def _recorded(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tuple[Session, Any]:
-    """By running the graph. What the ops have made is freed as soon as nobody reads it, or large pictures
-    would not fit: a session asks for shapes, strides and which values share memory."""
+def _recorded(
+    graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]
+) -> tuple[dict[fx.Node, Any], Any]:
+    """What each node gives in a run, and the graph's result. What the ops have made is freed as soon as nobody reads
+    it, or large pictures would not fit: a session asks for shapes, strides and which values share memory."""
     values: dict[fx.Node, Any] = {}
     lent: set[int] = set()  # storages that others may hold too
 
@@ -142,8 +190,8 @@ def _recorded(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tupl
             value.untyped_storage().resize_(0)
 
     with torch.no_grad():
-        result = execute(graph, module, inputs, keep, release)
-    return Session(graph, module, values, inputs), result
+        result = graphs.execute(graph, module, inputs, keep, release)
+    return values, result
 
 
 def _is_new(node: fx.Node) -> bool:

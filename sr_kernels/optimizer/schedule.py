@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_map_only
 
 from sr_kernels.optimizer.buffers import Placing
-from sr_kernels.optimizer.programs import Emit, emitted
-from sr_kernels.optimizer.steps import ARENA, OTHERS, Buffer, Call, Lowered, Step, Value
+from sr_kernels.optimizer.programs import Emit, Recipes, emitted
+from sr_kernels.optimizer.steps import Buffer, Call, Lowered, Step, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,43 +58,46 @@ class Segment:
 
 
 class Schedule:
-    """The segments of a graph, and the numbers of slots and of what Python holds."""
+    """The segments of a graph, and the numbers of slots and of what Python holds. The first slot begins at address 0,
+    those behind it are the buffers of the arena."""
 
-    def __init__(self, lowered: Lowered, placing: Placing, values: Mapping[Node, Any]) -> None:
+    def __init__(self, lowered: Lowered, placing: Placing) -> None:
         self._lowered = lowered
         self._placing = placing
-        self._values = values
         self._indices: dict[Any, int] = {}
         self.inputs = [self._index(node) for node in lowered.inputs]
-        self.slots = OTHERS
+        self.slots = 1
+        for buffer in placing.in_arena:
+            buffer.slot = self._new_slot()
         self.outside: dict[int, tuple[int, Value]] = {}  # index -> slot of a tensor that native steps read
         for node, value in lowered.outside.items():
             value.slot = self._new_slot()
             self.outside[self._index(node)] = value.slot, value
         for buffer in placing.buffers:
-            if buffer.slot < 0:
+            if not buffer.in_arena:
                 buffer.slot = self._new_slot()
         self.views: dict[int, Value] = {}  # index -> what Python sees of the arena
         self.segments: list[Segment] = []
         self.programs: list[list[Emit]] = []
+        self.recipes = Recipes()
+        self.numbers: dict[Node, int] = {}  # that sizes decide, and Python is given -> index
         self._last: dict[int, int] = {}  # index -> the last segment that needs it
         self._written: set[int] = set()  # buffers
         self._returned: set[int] = set()
         # what may lie in the memory of constants that are the session's own, not the module's
         self._kept = {node for node in lowered.constants if node.op != "get_attr"}
-        threads = torch.get_num_threads()
         for step in placing.steps:
             if isinstance(step, Call):
                 self._add_call(step)
             else:
-                self._add_native(step, threads)
+                self._add_native(step)
         needed = dict(self._last)
         self.output = self._template(lowered.output, is_given=True, is_output=True)
         for index, at in needed.items():
             if index not in self._returned:
                 self.segments[at].drops.append(index)
-        known = [(index, node) for node, index in self._indices.items() if node in set(lowered.constants)]
-        self.constants = known  # that Python holds, or native steps read as tensors
+        # that Python holds, or native steps read as tensors
+        self.constants = [(self._indices[n], n) for n in lowered.constants if n in self._indices]
         self.held = len(self._indices)
 
     def _index(self, key: Any) -> int:
@@ -108,7 +110,7 @@ class Schedule:
     def _needs(self, index: int) -> None:
         self._last[index] = len(self.segments) - 1
 
-    def _add_native(self, step: Step, threads: int) -> None:
+    def _add_native(self, step: Step) -> None:
         if not self.segments or self.segments[-1].call is not None:
             self.segments.append(Segment(program=len(self.programs)))
             self.programs.append(self.segments[-1].emits)
@@ -116,16 +118,15 @@ class Schedule:
         made = step.makes()
         assert made is not None
         assert made.buffer is not None
-        if made.buffer.slot != ARENA and id(made.buffer) not in self._written:
+        if not made.buffer.in_arena and id(made.buffer) not in self._written:
             self._written.add(id(made.buffer))
             value = self._whole(made.buffer)
             segment.fresh.append((self._index(value), made.buffer.slot, value))
-        segment.emits.append(emitted(step, threads))
+        segment.emits.append(emitted(step, self.recipes))
         for value in (*step.reads(), made):
             if value.buffer is None:
-                node = next(n for n, v in self._lowered.outside.items() if v is value)
-                self._needs(self._index(node))
-            elif value.buffer.slot != ARENA:
+                self._needs(self._index(value.node))
+            elif not value.buffer.in_arena:
                 self._needs(self._index(self._whole(value.buffer)))
 
     def _whole(self, buffer: Buffer) -> Value:
@@ -143,7 +144,7 @@ class Schedule:
             self._kept.add(node)
         segment.index = self._index(node)
         segment.sees_arena = any(
-            value.buffer is not None and value.buffer.slot == ARENA for value in step.seen
+            value.buffer is not None and value.buffer.in_arena for value in step.seen
         ) and not any(n in self._lowered.made for n in step.aliases)
         self._needs(segment.index)
 
@@ -155,7 +156,8 @@ class Schedule:
 
         if isinstance(arg, Node):
             if arg in self._lowered.fixed:
-                return self._lowered.fixed[arg]
+                self.numbers[arg] = self._index(arg)
+                return Ref(self.numbers[arg])
             ref = Ref(self._held(arg))
             if is_output:
                 self._returned.add(ref.index)
@@ -179,7 +181,7 @@ class Schedule:
     def _held(self, node: Node) -> int:
         made = self._lowered.made.get(node)
         index = self._index(node if made is None else made)
-        if made is not None and made.buffer is not None and made.buffer.slot == ARENA:
+        if made is not None and made.buffer is not None and made.buffer.in_arena:
             self.views[index] = made
         if self.segments:
             self._needs(index)

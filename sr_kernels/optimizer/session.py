@@ -1,67 +1,72 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A graph for inputs of one signature: native programs, and what Python runs between them."""
+"""A form for inputs of one signature: native programs, and what Python runs between them."""
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Node
+from torch.fx import Node
 from torch.utils._pytree import tree_map_only
 
 from sr_kernels.backends import registry
-from sr_kernels.backends.cpu import current_isa
-from sr_kernels.optimizer import buffers
-from sr_kernels.optimizer.arena import Arena, Pool
+from sr_kernels.backends.cpu_program import Table
+from sr_kernels.optimizer.arena import Arena
 from sr_kernels.optimizer.binding import Binding
-from sr_kernels.optimizer.chains import chained
-from sr_kernels.optimizer.lowering import Lowering, same_layout
-from sr_kernels.optimizer.programs import place
-from sr_kernels.optimizer.schedule import Schedule, Segment, filled
-from sr_kernels.optimizer.steps import ARENA, Value
+from sr_kernels.optimizer.buffers import arrange
+from sr_kernels.optimizer.form import Form
+from sr_kernels.optimizer.lowering import same_layout
+from sr_kernels.optimizer.programs import operand_of
+from sr_kernels.optimizer.schedule import Segment, filled
+from sr_kernels.optimizer.sizes import Sizes
+from sr_kernels.optimizer.steps import Value
+
+
+class _Kind(NamedTuple):
+    """Of a tensor."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, value: Value, sizes: Sizes) -> _Kind:
+        """A value that Python sees."""
+        assert value.node is not None
+        x = sizes.values[value.node]
+        return cls(tuple(x.shape), x.stride(), x.dtype)
 
 
 class Session:
-    """Runs a graph on the CPU for inputs like those that it was recorded with, in the precision and by the
-    instruction set and backend that were in force then.
+    """Runs a graph on the CPU for inputs like those that it was made with.
 
     Several threads may run one session at once. What passes between layers lies in an arena of the call's own
     (arena.py); what is returned is the caller's.
     """
 
-    def __init__(
-        self, graph: Graph, module: nn.Module, values: Mapping[Node, Any], inputs: Sequence[Any]
-    ) -> None:
-        """graph: nodes of sr_kernels.ops, torch.cat, and anything else, which Python runs; no operation in
-        place. values: what each node gave in one run of the module on `inputs`, of which shapes, strides and
-        dtypes count, and numbers, which are taken to follow from the shapes."""
-        lowered = Lowering(graph, values).result()
-        lowered.steps = chained(lowered.steps)
-        buffers.number(lowered)
-        placing, size = buffers.placed(lowered)
-        self._pool = Pool(size)
-        self._schedule = Schedule(lowered, placing, values)
-        self._isa = current_isa()
-        self._constants = lowered.constants
-        self._fixed = lowered.fixed
-        self._kinds = {
-            node: (values[node].shape, values[node].dtype)
-            for node in lowered.constants
-            if isinstance(values[node], Tensor)
-        }
-        self._given = [_kind(inputs[i]) for i in range(len(lowered.inputs))]
-        self._bindings: weakref.WeakKeyDictionary[nn.Module, Binding] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
-
-    @property
-    def arena_bytes(self) -> int:
-        """Of what passes between layers, during one call."""
-        return self._pool.size
+    def __init__(self, form: Form, sizes: Sizes, inputs: Sequence[Any]) -> None:
+        """sizes: as the form was fitted to."""
+        schedule = form.schedule
+        self.form = form
+        self.schedule = schedule
+        of_buffers = [sizes.bytes(buffer.whole.shape, buffer.whole.dtype) for buffer in form.in_arena]
+        self.offsets, self.arena_bytes = arrange(form.in_arena, of_buffers)
+        self.table = Table(form.isa)
+        threads = torch.get_num_threads()
+        for recipe in schedule.recipes:
+            recipe.add_to(self.table, sizes, threads)
+        self._signature = tuple(self.table.entries)
+        self.outside = {i: (slot, _Kind.of(x, sizes)) for i, (slot, x) in schedule.outside.items()}
+        fresh = [x for segment in schedule.segments for _, _, x in segment.fresh]
+        self.fresh = {id(x): _Kind.of(x, sizes) for x in fresh}
+        self.views = [
+            (form.in_arena.index(x.buffer), operand_of(x)[1], _Kind.of(x, sizes)) for x in schedule.views.values()
+        ]
+        self.numbers = [(index, sizes.values[node]) for node, index in schedule.numbers.items()]
+        self._given = [_kind(x) for x in inputs[: len(schedule.inputs)]]
 
     def run(self, module: nn.Module, inputs: Sequence[Any]) -> Any:
         """The graph's output for these inputs, with the parameters and buffers of `module`: the one recorded,
@@ -71,26 +76,12 @@ class Session:
                 return self.run(module, inputs)
         if [_kind(x) for x in inputs] != self._given:
             raise ValueError(f"the graph was planned for {self._given}, got {[_kind(x) for x in inputs]}")
-        binding = self._bound(module)
-        arena = self._pool.take()
+        binding = self.form.bound(module, self.table, self._signature)
+        arena = self.form.pool.take(self.arena_bytes)
         try:
-            return _Call(self._schedule, module, binding, arena).run(inputs)
+            return _Call(self, module, binding, arena).run(inputs)
         finally:
-            self._pool.give(arena)
-
-    def _bound(self, module: nn.Module) -> Binding:
-        binding = self._bindings.get(module)
-        if binding is None or not binding.is_current():
-            with self._lock:
-                binding = self._bindings.get(module)
-                if binding is None or not binding.is_current():
-                    schedule = self._schedule
-                    held = [node for _, node in schedule.constants]
-                    binding = Binding(
-                        module, self._constants, self._fixed, self._kinds, self._isa, schedule.programs, held
-                    )
-                    self._bindings[module] = binding
-        return binding
+            self.form.pool.give(arena)
 
 
 def _kind(x: Any) -> Any:
@@ -101,22 +92,26 @@ def _kind(x: Any) -> Any:
 class _Call:
     """One call of a session."""
 
-    def __init__(self, schedule: Schedule, module: nn.Module, binding: Binding, arena: Arena) -> None:
-        self.schedule = schedule
+    def __init__(self, session: Session, module: nn.Module, binding: Binding, arena: Arena) -> None:
+        self.session = session
         self.module = module
         self.binding = binding
         self.arena = arena
+        schedule, address = session.schedule, arena.address
         self.held: list[Any] = [None] * schedule.held
-        self.bases = [0] * schedule.slots
-        self.bases[ARENA] = arena.address
+        self.bases = [0, *[address + offset for offset in session.offsets]]
+        self.bases += [0] * (schedule.slots - len(self.bases))
 
     def run(self, inputs: Sequence[Any]) -> Any:
-        schedule, held = self.schedule, self.held
-        if schedule.views:
-            if not self.arena.views:
-                self.arena.views = [self._view(value) for value in schedule.views.values()]
-            for index, view in zip(schedule.views, self.arena.views, strict=True):
+        session, schedule, held, arena = self.session, self.session.schedule, self.held, self.arena
+        if session.views:
+            if arena.viewer is not session.offsets:
+                arena.views = [self._view(*view) for view in session.views]
+                arena.viewer = session.offsets  # the session itself would keep the arena's pool
+            for index, view in zip(schedule.views, arena.views, strict=True):
                 held[index] = view
+        for index, number in session.numbers:
+            held[index] = number
         for index, x in zip(schedule.inputs, inputs, strict=True):
             self._hold(index, x)
         for index, node in schedule.constants:
@@ -133,31 +128,31 @@ class _Call:
 
     def _hold(self, index: int, x: Any) -> None:
         """x from outside, and its address where native steps read it."""
-        known = self.schedule.outside.get(index)
+        known = self.session.outside.get(index)
         if known is not None:
-            slot, value = known
-            if tuple(x.shape) != value.shape or x.dtype != value.dtype:
+            slot, kind = known
+            if tuple(x.shape) != kind.shape or x.dtype != kind.dtype:
                 raise ValueError(
-                    f"a tensor is {tuple(x.shape)}, {x.dtype} that was {value.shape}, {value.dtype} when the "
+                    f"a tensor is {tuple(x.shape)}, {x.dtype} that was {kind.shape}, {kind.dtype} when the "
                     "graph was recorded"
                 )
-            if not same_layout(value.shape, x.stride(), value.strides):
-                x = torch.empty_strided(value.shape, value.strides, dtype=value.dtype).copy_(x)
+            if not same_layout(kind.shape, x.stride(), kind.strides):
+                x = torch.empty_strided(kind.shape, kind.strides, dtype=kind.dtype).copy_(x)
             self.bases[slot] = x.data_ptr()
         self.held[index] = x
 
-    def _view(self, value: Value) -> Tensor:
-        _, (_, offset) = place(value)
-        return self.arena.view(offset, value.shape, value.strides, value.dtype)
+    def _view(self, buffer: int, offset: int, kind: _Kind) -> Tensor:
+        return self.arena.view(self.session.offsets[buffer] + offset, *kind)
 
     def _run_native(self, segment: Segment, threads: int) -> None:
         for index, slot, value in segment.fresh:
-            x = torch.empty_strided(value.shape, value.strides, dtype=value.dtype)
+            kind = self.session.fresh[id(value)]
+            x = torch.empty_strided(kind.shape, kind.strides, dtype=kind.dtype)
             self.bases[slot] = x.data_ptr()
             self.held[index] = x
         program = self.binding.programs[segment.program]
         registry.record_all(program.names)
-        program.run(self.bases, threads)
+        program.run(self.session.table, self.bases, threads)
 
     def _call(self, segment: Segment, node: Node) -> None:
         args, kwargs = filled(segment.args, self.held), filled(segment.kwargs, self.held)

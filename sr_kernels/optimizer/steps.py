@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,22 +13,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from sr_kernels.backends.cpu_program import Layer
-
-# The slots of addresses, see backends/cpu_program.py; from OTHERS on, tensors of their own.
-ARENA, OTHERS = 1, 2
-
-
-@dataclass(slots=True, eq=False)
-class Buffer:
-    """Memory of an arena, or of a new tensor at every call; while steps [begin, end] run, it is in use."""
-
-    size: int  # bytes
-    channels: int  # of a pixel
-    slot: int = ARENA
-    offset: int = 0  # bytes
-    begin: int = 1 << 30
-    end: int = -1
+from sr_kernels.backends.cpu_program import Layer, Layers
+from sr_kernels.optimizer.sizes import Decisions, Shape
 
 
 @dataclass(slots=True, eq=False)
@@ -35,13 +22,13 @@ class Value:
     """A tensor. Made by a native step it lies in a buffer, pixel by pixel (`planar`: plane by plane), from
     `channel` on; else it is the tensor that the caller, a Python call or the module gives, in a slot."""
 
-    shape: tuple[int, ...]
+    shape: Shape  # in the sizes of the form, as all shapes here
     dtype: torch.dtype
     is_made: bool = True
     planar: bool = False
     is_whole: bool = False  # not to lie among other values' channels
     is_fresh: bool = False  # in memory that is the caller's when the call is over
-    strides: tuple[int, ...] = ()  # of a tensor from outside, or as Python is to see one
+    node: Node | None = None  # that tells the strides of a tensor from outside, or as Python is to see one
     slot: int = 0  # of a tensor from outside
     buffer: Buffer | None = None
     channel: int = 0
@@ -54,10 +41,23 @@ class Value:
 
     def bytes(self) -> int:
         """Of its elements."""
-        size = self.dtype.itemsize
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(slots=True, eq=False)
+class Buffer:
+    """Memory of an arena, or of a new tensor at every call; while steps [begin, end] run, it is in use."""
+
+    whole: Value  # that fills it
+    in_arena: bool
+    slot: int = 0
+    begin: int = 1 << 30
+    end: int = -1
+
+    @property
+    def channels(self) -> int:
+        """Of a pixel."""
+        return self.whole.shape[1]
 
 
 @dataclass(slots=True, eq=False)
@@ -182,3 +182,5 @@ class Lowered:
     fixed: dict[Node, Any]  # what shapes alone decide
     made: dict[Node, Value]  # as Python is to see them
     outside: dict[Node, Value]  # tensors from outside that native steps read
+    layers: Layers
+    decisions: Decisions

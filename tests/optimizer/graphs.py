@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sr_kernels import ops, record_kernels
 from sr_kernels.optimizer import arena
+from sr_kernels.optimizer.form import Form
 from sr_kernels.optimizer.session import Session
 
 CL = torch.channels_last
@@ -109,11 +110,19 @@ class Builder:
         self.graph.output(output)
         with torch.no_grad():
             _, values = interpreted(self.graph, self.module, inputs)
-            return Session(self.graph, self.module, values, inputs)
+            return session_of(self.graph, values, inputs)
 
     def plain(self, *inputs: Any) -> Any:
         with torch.no_grad():
             return interpreted(self.graph, self.module, inputs)[0]
+
+
+def session_of(graph: Graph, values: dict[Node, Any], inputs: Any) -> Session:
+    """Of these values of the nodes."""
+    form = Form(graph, values)
+    sizes = form.fitted(values)
+    assert sizes is not None
+    return Session(form, sizes, inputs)
 
 
 def poison() -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from sr_kernels import ops
-from sr_kernels.optimizer.session import Session
 from tests.optimizer import graphs
 from tests.optimizer.graphs import CL, Builder, check, picture, ran
 
@@ -283,7 +282,7 @@ def test_peak_memory_of_rrdbnet():
 
     constants = [node for node in b.graph.nodes if node.op == "get_attr"]
     large = {node: value if node in constants else grown(value) for node, value in values.items()}
-    session = Session(b.graph, b.module, large, [large[x]])
+    session = graphs.session_of(b.graph, large, [large[x]])
     pixels = 4 * 512 * 512  # bytes of one channel
     result = 64 * 16 * pixels
     assert session.arena_bytes <= (2 * 192 + 3 * 64) * pixels
