@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Native programs: convolutions, shuffles, sums and copies that run one after the other, no Python between.
 
-A program holds what is the same for every size of input, a table what a size decides. An operand is an address
-that only a call knows: the number of a slot and so many bytes behind its address. Slot 0 begins at address 0, so
-that an address that is known beforehand is (0, address), and none is NONE.
+A program holds what is the same for every size of input, a table what a size decides. An operand is an
+address that only a call knows: the number of a slot and so many bytes behind its address. Slot 0 begins at
+address 0, so that an address that is known beforehand is (0, address), and none is NONE.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class Entry(NamedTuple):
 
 
 class Table:
-    """What the size of the input decides of steps: entries in the order in which they were added. Programs made
-    for one table run with any of equal entries."""
+    """What the size of the input decides of steps: entries in the order in which they were added. Programs
+    made for one table run with any of equal entries."""
 
     def __init__(self, isa: cpu.Isa) -> None:
         self.native = _C.Table(isa.index)
@@ -222,7 +222,7 @@ class Table:
 
 
 class Program:
-    """Steps in the order in which they were added, each by an entry of a table, and the names of their kernels."""
+    """Steps in the order in which they were added, each by an entry of a table, and their kernels' names."""
 
     def __init__(self) -> None:
         self._native = _C.Program()

@@ -195,8 +195,8 @@ class Placing:
 
 
 def arrange(buffers: Sequence[Buffer], sizes: Sequence[int]) -> tuple[list[int], int]:
-    """The offsets of buffers of these bytes in one arena, the largest first, each at the lowest that is free while
-    it is in use; and the bytes of the arena."""
+    """The offsets of buffers of these bytes in one arena, the largest first, each at the lowest that is free
+    while it is in use; and the bytes of the arena."""
     live: list[list[int]] = [[] for _ in range(1 + max((buffer.end for buffer in buffers), default=0))]
     offsets = [0] * len(buffers)
     total = 0

@@ -19,8 +19,8 @@ _WORTH = 0.8
 def chained(steps: Sequence[Step], decisions: Decisions) -> list[Step]:
     """The steps with chains where those take much less memory. They take no less time: what passes between
     layers is memory that was used before, and FSRCNN's layers of 12 channels are 1.1 to 1.2 times as fast one
-    by one (Intel Xeon with AMX, two threads).
-    Which layers are large is decided for each size; what chains of these save of the peak hardly depends on it."""
+    by one (Intel Xeon with AMX, two threads). Which layers are large is asked of each size; what share of the
+    peak chains of these save hardly depends on it."""
     readers: dict[int, int] = {}
     for step in steps:
         for value in step.reads():

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a graph comes down to for inputs of many sizes: steps, buffers, the order of a call, packed weights."""
+"""What a graph comes down to for inputs of many sizes: steps, buffers, their order, packed weights."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from sr_kernels.optimizer.sizes import Misfit, Sizes, kind_of
 class Form:
     """A graph in the precision and by the instruction set and backend that were in force when it was made.
 
-    It is made with the values of one run and holds none of them. It serves all sizes for which everything that
-    is decided by size is decided alike; a session (session.py) adds the sizes.
+    It is made with the values of one run and holds none of them. It serves all sizes for which everything
+    that is decided by size is decided alike; a session (session.py) adds the sizes.
     """
 
     def __init__(self, graph: Graph, values: Mapping[Node, Any]) -> None:
         """graph: nodes of sr_kernels.ops, torch.cat, and anything else, which Python runs; no operation in
-        place. values: what each node gave in one run of a module, of which shapes, strides and dtypes count, and
-        numbers, which are taken to follow from the shapes."""
+        place. values: what each node gave in one run of a module, of which shapes, strides and dtypes count,
+        and numbers, which are taken to follow from the shapes."""
         lowered = Lowering(graph, values).result()
         lowered.steps = chained(lowered.steps, lowered.decisions)
         buffers.number(lowered)
@@ -54,8 +54,8 @@ class Form:
         self._lock = threading.Lock()
 
     def fitted(self, values: Mapping[Node, Any]) -> Sizes | None:
-        """The sizes of a run of the graph with constants of the same shapes and dtypes; None where the form is not
-        for these."""
+        """The sizes of a run of the graph with constants of the same shapes and dtypes; None where the form
+        is not for these."""
         try:
             sizes = Sizes(values, self._layers, self._kinds)
             return sizes if self._decisions.hold(sizes) else None
@@ -63,8 +63,8 @@ class Form:
             return None
 
     def bound(self, module: nn.Module, table: Table, signature: Any) -> Binding:
-        """The module's constants and the programs that hold them, for tables of this signature. Raises ValueError
-        where constants are of other shapes or dtypes."""
+        """The module's constants and the programs that hold them, for tables of this signature. Raises
+        ValueError where constants are of other shapes or dtypes."""
         binding = self._bindings.get(module, {}).get(signature)
         if binding is None or not binding.is_current():
             with self._lock:
@@ -73,9 +73,7 @@ class Form:
                 if binding is None or not binding.is_current():
                     held = [node for _, node in self.schedule.constants]
                     kinds, programs = self._constant_kinds, self.schedule.programs
-                    binding = Binding(
-                        module, self._constants, self._fixed, kinds, programs, table, held
-                    )
+                    binding = Binding(module, self._constants, self._fixed, kinds, programs, table, held)
                     current = {key: other for key, other in known.items() if other.is_current()}
                     self._bindings[module] = {**current, signature: binding}
         return binding

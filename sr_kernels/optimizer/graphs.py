@@ -81,7 +81,7 @@ def execute(
             args = map_arg(node.args, values.__getitem__)
             kwargs = map_arg(node.kwargs, values.__getitem__)
             if node.op == "call_function":
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                values[node] = node.target(*args, **kwargs)
             elif node.op == "call_module":
                 values[node] = lookup(module, str(node.target))(*args, **kwargs)
             else:

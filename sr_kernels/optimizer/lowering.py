@@ -84,8 +84,8 @@ class _Unfixed(Exception):
 
 
 class Lowering:
-    """One graph's. What it asks sizes beside shapes, it asks by its decisions, and the steps are those of all sizes
-    with the same answers."""
+    """One graph's. What it asks of sizes it asks by its decisions: the steps are those of all sizes with the
+    same answers."""
 
     def __init__(self, graph: Graph, values: Mapping[Node, Any]) -> None:
         self.values = values
@@ -366,7 +366,9 @@ class Lowering:
         stride = _arguments.pair(op, "stride", self._plain(given.get("stride", 1)))
         padding = _arguments.pair(op, "padding", self._plain(given.get("padding", 0)))
         s = stride[0]
-        if s != stride[1] or self.decisions.ask(lambda sizes: any(n % s for n in sizes.values[node].shape[2:])):
+        if s != stride[1] or self.decisions.ask(
+            lambda sizes: any(n % s for n in sizes.values[node].shape[2:])
+        ):
             return False
         size, full = tuple(recorded.shape[2:]), tuple(self.values[node].shape[2:])
 
@@ -381,7 +383,10 @@ class Lowering:
             small, large = (sizes.values[n].shape[2:] for n in (input, node))
             return as_convolution(small, large, sizes.values[weight], None, s, padding)[2]
 
-        subpixel, sides = as_convolution(size, full, self.values[weight], None, s, padding)[0], self.decisions.ask(sides_of)
+        subpixel, sides = (
+            as_convolution(size, full, self.values[weight], None, s, padding)[0],
+            self.decisions.ask(sides_of),
+        )
         slopes = 0 if prelu is None else self.values[prelu].shape[0]
         layer = self._layer(
             {key: value for key, value in given.items() if key in _EPILOGUE},
@@ -450,7 +455,7 @@ class Lowering:
             return None
         if key not in self.blocks:
             n, _, h, w = x.shape
-            found = []
+            found: list[Layer] = []
             for shape in shapes:
                 settings = Settings((n, shape[1], h, w), x.dtype, shape, padding=(shape[2] // 2,) * 4)
                 if len(found) < len(shapes) - 1:

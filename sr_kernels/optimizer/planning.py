@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions for inputs of a new kind: of a form that was made before where one fits, with shapes alone where these
-follow without computing, else from what a run of the graph, node by node, has seen."""
+"""Sessions for inputs of a new kind, of a form that was made before where one fits: from shapes alone where
+these follow without computing, else from what a run of the graph, node by node, has seen."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class _Known:
 def _values(
     nodes: Sequence[fx.Node], given: Iterator[Any], known: Mapping[fx.Node, Any]
 ) -> dict[fx.Node, Any]:
-    """What nodes give, beside what is known; given: the values of parameters or placeholders, in their order."""
+    """What nodes give, beside what is known; given: values of parameters or placeholders, in their order."""
     values = dict(known)
     find = values.__getitem__
     for node in nodes:
@@ -170,11 +170,9 @@ _RULES: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-def _recorded(
-    graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]
-) -> tuple[dict[fx.Node, Any], Any]:
-    """What each node gives in a run, and the graph's result. What the ops have made is freed as soon as nobody reads
-    it, or large pictures would not fit: a session asks for shapes, strides and which values share memory."""
+def _recorded(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tuple[dict[fx.Node, Any], Any]:
+    """What each node gives in a run, and the graph's result. What the ops have made is freed as soon as nobody
+    reads it, or large pictures would not fit: asked for are shapes, strides and which values share memory."""
     values: dict[fx.Node, Any] = {}
     lent: set[int] = set()  # storages that others may hold too
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Native steps: what adds them to a program once the constants are known, and recipes for what a size decides of
-them, which many steps share."""
+"""Native steps: what adds them to a program once the constants are known, and recipes for what a size decides
+of them, which many steps share."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class Segment:
 
 
 class Schedule:
-    """The segments of a graph, and the numbers of slots and of what Python holds. The first slot begins at address 0,
-    those behind it are the buffers of the arena."""
+    """The segments of a graph, and the numbers of slots and of what Python holds. The first slot begins at
+    address 0, those behind it are the buffers of the arena."""
 
     def __init__(self, lowered: Lowered, placing: Placing) -> None:
         self._lowered = lowered

@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_map_only
 
 from sr_kernels.backends import registry
-from sr_kernels.backends.cpu_program import Table
+from sr_kernels.backends.cpu_program import Operand, Table
 from sr_kernels.optimizer.arena import Arena
 from sr_kernels.optimizer.binding import Binding
 from sr_kernels.optimizer.buffers import arrange
@@ -62,9 +62,7 @@ class Session:
         self.outside = {i: (slot, _Kind.of(x, sizes)) for i, (slot, x) in schedule.outside.items()}
         fresh = [x for segment in schedule.segments for _, _, x in segment.fresh]
         self.fresh = {id(x): _Kind.of(x, sizes) for x in fresh}
-        self.views = [
-            (form.in_arena.index(x.buffer), operand_of(x)[1], _Kind.of(x, sizes)) for x in schedule.views.values()
-        ]
+        self.views = [(operand_of(x), _Kind.of(x, sizes)) for x in schedule.views.values()]
         self.numbers = [(index, sizes.values[node]) for node, index in schedule.numbers.items()]
         self._given = [_kind(x) for x in inputs[: len(schedule.inputs)]]
 
@@ -141,8 +139,9 @@ class _Call:
             self.bases[slot] = x.data_ptr()
         self.held[index] = x
 
-    def _view(self, buffer: int, offset: int, kind: _Kind) -> Tensor:
-        return self.arena.view(self.session.offsets[buffer] + offset, *kind)
+    def _view(self, operand: Operand, kind: _Kind) -> Tensor:
+        slot, offset = operand
+        return self.arena.view(self.bases[slot] - self.arena.address + offset, *kind)
 
     def _run_native(self, segment: Segment, threads: int) -> None:
         for index, slot, value in segment.fresh:

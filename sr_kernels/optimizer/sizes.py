@@ -23,16 +23,18 @@ class Misfit(Exception):
 
 
 def kind_of(value: Any) -> Any:
-    """What a node's value has in common in all sizes of a form, the shape of a picture apart from its channels."""
+    """What a node's values in all sizes of a form have in common, but for a picture's batch, height and width."""
     return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
 
 
 class Sizes:
     """The values of one recorded or inferred run, and shapes of the form in their sizes."""
 
-    def __init__(self, values: Mapping[Node, Any], layers: Layers, kinds: Mapping[Node, Any] | None = None) -> None:
-        """kinds: of the nodes' values in the form, those of constants apart; None for the form's own sizes. Raises
-        Misfit where two pictures of one size there have two here."""
+    def __init__(
+        self, values: Mapping[Node, Any], layers: Layers, kinds: Mapping[Node, Any] | None = None
+    ) -> None:
+        """kinds: of the nodes' values in the form, those of constants apart; None for the form's own sizes.
+        Raises Misfit where two pictures of one size there have two here."""
         self.values = values
         self._layers = layers
         self._is_own = kinds is None
