@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64
-KEPT_BYTES = 512 << 20  # between calls, of all sessions together
+KEPT_BYTES = 512 << 20  # between calls, of all forms together
+_ROOM = 2  # times as much address space as asked for: what is never touched takes no memory
 
 _lock = threading.Lock()
 _free: OrderedDict[int, Arena] = OrderedDict()  # by their pool, the one that was used last at the end
@@ -22,10 +23,12 @@ class Arena:
     """Uninitialised bytes, and the tensors in them that its user has made."""
 
     def __init__(self, size: int) -> None:
+        """size: bytes that are used; there is room for more of an arena that will be kept."""
+        self.size = size
+        self.room = size * _ROOM if size <= KEPT_BYTES else size
         # new memory even under inference mode is for all modes
         with torch.inference_mode(False):
-            self.memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
-        self.size = size
+            self.memory = torch.empty(self.room + ALIGNMENT, dtype=torch.uint8)
         self.address = -(-self.memory.data_ptr() // ALIGNMENT) * ALIGNMENT
         self.views: list[Tensor] = []
         self.viewer: object = None  # whose views they are
@@ -51,7 +54,8 @@ class Pool:
         """An arena of so many bytes or more that is nobody else's until it is given back."""
         with _lock:
             kept = _free.pop(id(self), None)
-        if kept is not None and kept.size >= size:
+        if kept is not None and kept.room >= size:
+            kept.size = max(kept.size, size)
             return kept
         del kept  # before the larger one is there
         return Arena(size)

@@ -25,7 +25,7 @@ from sr_kernels.optimizer.form import Form
 from sr_kernels.optimizer.session import Session
 
 _MOST_FORMS = 8  # of one graph that are remembered
-_kind = operator.attrgetter("dtype", "shape")
+_shape, _dtype = operator.attrgetter("shape"), operator.attrgetter("dtype")
 
 
 class Planner:
@@ -56,7 +56,8 @@ class Planner:
             parameters = [node for node in self._constants if node.op == "get_attr"]
             tables = self._tables[module] = [graphs.table_of(module, str(n.target)) for n in parameters]
         tensors = [table[name] for table, name in tables]
-        key = (config.get_precision(), chosen(), current_isa(), *map(_kind, tensors))
+        kinds = tuple(map(_shape, tensors)), tuple(map(_dtype, tensors))
+        key = config.get_precision(), chosen(), current_isa(), *kinds
         if key not in self._known:
             if len(self._known) >= _MOST_FORMS:
                 self._known.clear()
@@ -171,8 +172,8 @@ _RULES: dict[Any, Callable[..., Tensor]] = {
 
 
 def _recorded(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tuple[dict[fx.Node, Any], Any]:
-    """What each node gives in a run, and the graph's result. What the ops have made is freed as soon as nobody
-    reads it, or large pictures would not fit: asked for are shapes, strides and which values share memory."""
+    """What each node gives in a run, and the graph's result. What the ops have made is freed as soon as
+    nobody reads it, or large pictures would not fit: shapes, strides and shared memory are what counts."""
     values: dict[fx.Node, Any] = {}
     lent: set[int] = set()  # storages that others may hold too
 

@@ -23,7 +23,7 @@ class Misfit(Exception):
 
 
 def kind_of(value: Any) -> Any:
-    """What a node's values in all sizes of a form have in common, but for a picture's batch, height and width."""
+    """What all sizes of a form have in common at a node, but for a picture's batch, height and width."""
     return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
 
 

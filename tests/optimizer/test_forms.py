@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions of other sizes, of a form that was made before or of one of their own: their bits and their cost."""
+"""Sessions of other sizes, of a form that was made before or of one of their own: their bits, their cost."""
 
 from __future__ import annotations
 
