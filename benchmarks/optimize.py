@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import public, report
+from benchmarks import public, report, span
 from sr_kernels import create, optimize
 from sr_kernels.bench import machine, plain
 
@@ -26,6 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "optimize-cpu.json"
 DOCUMENT, README = ROOT / "docs" / "optimize.md", ROOT / "README.md"
 SIDE = 64  # pixels of the picture; the batch is one
 _ROUNDS = (3, 15)
+_BESIDE = "beside our own"
 OWN = {
     "srvgg (ours)": ("srvgg", {}),
     "espcn (ours)": ("espcn", {}),
@@ -54,6 +55,47 @@ class Row:
     def ratio(self) -> float:
         """How many times as fast as the faster eager."""
         return min(self.eager, self.eager_channels_last) / self.ours
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network as a user of PyTorch alone writes it, optimised, and the library's own form of it;
+    milliseconds, medians of interleaved rounds."""
+
+    name: str
+    shape: tuple[int, ...]
+    optimised: float
+    own: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the library's own form."""
+        return self.own / self.optimised
+
+
+def pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
+    """The networks of both forms, by name, with the same weights."""
+    found: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {}
+    for name, kind in (
+        ("SRVGG 64f/16 x4", "srvgg"),
+        ("EDSR-baseline x4", "edsr"),
+        ("RRDBNet-23 x4", "rrdbnet"),
+    ):
+        found[name] = lambda name=name, kind=kind: _pair(public.plain_networks()[name], kind)  # type: ignore[misc]
+    found["SPAN 48f x4"] = _span
+    return found
+
+
+def _pair(network: nn.Module, kind: str) -> tuple[nn.Module, nn.Module]:
+    own = create(kind)
+    own.load_state_dict(network.state_dict())
+    return network, plain.frozen(own)
+
+
+def _span() -> tuple[nn.Module, nn.Module]:
+    network = span.SPAN()
+    plain.frozen(plain.kaiming_(network))
+    return network, plain.frozen(span.SpanOfOurs(network))
 
 
 def networks() -> dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]]:
@@ -87,18 +129,7 @@ def measured(name: str, network: nn.Module, inputs: tuple[Tensor, ...], seconds:
     told = fast.report()
     last = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
     runs = {"eager": (network, inputs), "last": (network, last), "ours": (fast, inputs), "fast": (fast, last)}
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    begin = time.perf_counter()
-    with torch.inference_mode():
-        for i in range(1 + _ROUNDS[1]):
-            if i > _ROUNDS[0] and time.perf_counter() - begin > seconds:
-                break
-            for key, (module, arguments) in runs.items():
-                start = time.perf_counter()
-                module(*arguments)
-                if i:
-                    times[key].append((time.perf_counter() - start) * 1e3)
-    medians = {key: statistics.median(found) for key, found in times.items()}
+    medians = _medians(runs, seconds)
     regions = told.regions
     captured = "-" if not regions else "whole" if [r[0] for r in regions] == [""] else str(len(regions))
     parity = "-" if told.parity is None else f"{told.parity.ours:.1e} / {told.parity.eager:.1e}"
@@ -114,6 +145,39 @@ def measured(name: str, network: nn.Module, inputs: tuple[Tensor, ...], seconds:
         min(medians["ours"], medians["fast"]),
         next(iter(told.undone.values()), next(iter(told.notes), "")) if not regions else "",
     )
+
+
+def compared(name: str, network: nn.Module, own: nn.Module, seconds: float) -> Pair:
+    """Optimises a network, and times it beside the library's own form."""
+    inputs = _picture(network)
+    medians = _medians({"optimised": (optimize(network, inputs), inputs), "own": (own, inputs)}, seconds)
+    return Pair(name, tuple(inputs[0].shape), medians["optimised"], medians["own"])
+
+
+def _medians(runs: Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]], seconds: float) -> dict[str, float]:
+    """Milliseconds of each call, of interleaved rounds."""
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        for i in range(1 + _ROUNDS[1]):
+            if i > _ROUNDS[0] and time.perf_counter() - begin > seconds:
+                break
+            for key, (module, arguments) in runs.items():
+                start = time.perf_counter()
+                module(*arguments)
+                if i:
+                    times[key].append((time.perf_counter() - start) * 1e3)
+    return {key: statistics.median(found) for key, found in times.items()}
+
+
+def own_markdown(found: Mapping[str, Any]) -> str:
+    """The table of the optimised beside the library's own."""
+    rows = []
+    for entry in found["pairs"]:
+        pair = Pair(**entry)
+        rows.append([pair.name, f"{pair.optimised:.2f}", f"{pair.own:.2f}", f"{pair.ratio:.2f}x"])
+    heads = ["network", "plain, optimised, ms", "the library's own", "ratio"]
+    return "\n\n".join([report.grid(heads, rows), _caption(found)])
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -181,28 +245,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.readme:
         found = json.loads(RESULTS.read_text())
         report.fill(DOCUMENT, "optimize", markdown(found))
+        report.fill(DOCUMENT, "optimize-own", own_markdown(found))
         report.fill(README, "optimize", brief(found))
         return 0
     chosen = {name: make for name, make in networks().items() if _wanted(name, args.only)}
+    beside = {name: make for name, make in pairs().items() if _wanted(f"{name} {_BESIDE}", args.only)}
     if args.list:
-        print("\n".join(chosen))
+        print("\n".join([*chosen, *(f"{name} {_BESIDE}" for name in beside)]))
         return 0
     threads = machine.set_threads(args.threads)
     machine.keep_pages()
-    known: dict[str, Any] = {}
-    if RESULTS.exists():
-        known = {entry["name"]: entry for entry in json.loads(RESULTS.read_text())["rows"]}
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known, other = ({e["name"]: e for e in before.get(key, [])} for key in ("rows", "pairs"))
     begin = time.monotonic()
     for name, make in chosen.items():
         if args.missing and name in known:
             continue
         if time.monotonic() - begin > 60 * args.minutes:
             print(f"left for the next run: {name} and what follows", file=sys.stderr)
-            break
+            return 0
         row = measured(name, *make(), args.seconds)
         print(f"{name}: {row.captured}, {row.ours_of}, {row.ratio:.2f}x, {row.seconds:.1f} s {row.note}")
         known[name] = asdict(row)
-        _write(known, threads)
+        _write(known, other, threads)
+    for name, build in beside.items():
+        if args.missing and name in other:
+            continue
+        pair = compared(name, *build(), args.seconds)
+        print(f"{name} {_BESIDE}: {pair.optimised:.2f} and {pair.own:.2f} ms, {pair.ratio:.2f}x")
+        other[name] = asdict(pair)
+        _write(known, other, threads)
     return 0
 
 
@@ -210,10 +282,12 @@ def _wanted(name: str, texts: Sequence[str]) -> bool:
     return not texts or any(text.lower() in name.lower() for text in texts)
 
 
-def _write(known: Mapping[str, Any], threads: int) -> None:
+def _write(known: Mapping[str, Any], other: Mapping[str, Any], threads: int) -> None:
     order = list(networks())
     rows = sorted(known.values(), key=lambda e: order.index(e["name"]) if e["name"] in order else len(order))
-    text = json.dumps({"environment": machine.environment(), "threads": threads, "rows": rows}, indent=1)
+    beside = [other[name] for name in pairs() if name in other]
+    found = {"environment": machine.environment(), "threads": threads, "rows": rows, "pairs": beside}
+    text = json.dumps(found, indent=1)
     part = RESULTS.with_suffix(".part")
     part.write_text(text + "\n")
     part.replace(RESULTS)

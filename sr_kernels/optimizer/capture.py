@@ -19,6 +19,7 @@ from sr_kernels import ops
 from sr_kernels.backends.base import memory_format_of, with_format
 from sr_kernels.nn.checks import check_picture
 from sr_kernels.nn.conv import is_hooked
+from sr_kernels.optimizer.reasons import why_not_followed
 
 
 @dataclass(slots=True)
@@ -149,9 +150,8 @@ def _check_output(graph: fx.Graph) -> None:
 
 
 def _text(error: Exception) -> str:
-    """The first sentence of an error, for a report."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__).rstrip(".")[:160]
+    """Why there is no graph, for a report."""
+    return str(error) if isinstance(error, _NoGraph) else why_not_followed(error)
 
 
 # Functions that ask pictures for what a graph does not know; each becomes a node.

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from sr_kernels.ops import _library
 from sr_kernels.optimizer import samples
+from sr_kernels.optimizer.copies import copied
 from sr_kernels.optimizer.module import Optimized
 from sr_kernels.optimizer.parity import Parity, Reference
 from sr_kernels.optimizer.region import Region
@@ -61,10 +61,14 @@ def plain_program(
 
     Raises what torch.export raises for a module that it cannot follow.
     """
-    folded = copy.deepcopy(fast).eval().requires_grad_(False)
+    original = fast._sr_original if isinstance(fast, Optimized) else None
+    folded = copied(fast, original).eval().requires_grad_(False)
     for module in folded.modules():
         if isinstance(module, Optimized) and module._sr_region is not None:
-            module._sr_region = _Folded(module._sr_region, module)  # type: ignore[assignment]
+            region = module._sr_region
+            # what was changed since it was optimised is exported as it runs, by the original's forward
+            folded_region: Any = _Folded(region, module) if region.applies(module) else None
+            module._sr_region = folded_region
     program = torch.export.export(folded, tuple(inputs), dynamic_shapes=dynamic_shapes, strict=False)
     return program.run_decompositions(dict(_library.PLAIN))
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,11 +16,13 @@ from sr_kernels import config
 from sr_kernels.backends import registry
 from sr_kernels.optimizer import prove, samples, timing
 from sr_kernels.optimizer.capture import unchanged
+from sr_kernels.optimizer.copies import copied
 from sr_kernels.optimizer.module import Optimized, finished
 from sr_kernels.optimizer.parity import outputs
 from sr_kernels.optimizer.region import Region, Settings
 from sr_kernels.optimizer.report import Report
 from sr_kernels.optimizer.samples import Sample
+from sr_kernels.optimizer.structure import are_all_hooked
 
 
 def optimize(
@@ -92,8 +93,13 @@ def _optimised(
     if isinstance(model, torch.jit.ScriptModule):
         report.notes.append("it is a compiled TorchScript module; optimize the module that it was made of")
         return model, {}, None
+    if are_all_hooked():
+        report.notes.append(
+            "hooks of all modules are registered, which see every layer; remove them, then optimize"
+        )
+        return model, {}, None
     tried, why = (given, "") if given is not None else samples.guessed(model)
-    subject = model if dtype is None else copy.deepcopy(model).to(dtype)
+    subject = model if dtype is None else copied(model).to(dtype)
     if dtype is not None and tried:
         converted = [sample.to(dtype) for sample in tried]
         try:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import sys
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from sr_kernels import config
+from sr_kernels.optimizer.copies import copied
 from sr_kernels.optimizer.samples import Sample
 
 # How many times eager's error ours may be, see docs/design.md; for "medium" the error of eager in bfloat16.
@@ -70,7 +70,7 @@ class Reference:
         if any(y.dtype == torch.float64 for y in self.eager[0]) or self.random:
             return found
         try:
-            double = copy.deepcopy(module).double()
+            double = copied(module).double()
             for sample, eager in zip(samples, self.eager, strict=False):
                 exact = outputs(sample.to(torch.float64), double)
                 if [(y.shape, y.is_floating_point()) for y in exact] != [
@@ -96,7 +96,7 @@ class Reference:
     def _lower(self, module: nn.Module) -> None:
         """Under "medium" eager's error is that in bfloat16."""
         try:
-            lower = copy.deepcopy(module).bfloat16()
+            lower = copied(module).bfloat16()
             found = [outputs(sample.to(torch.bfloat16), lower) for sample in self.samples]
             for lowered, eager in zip(found, self.eager, strict=True):
                 lowered[:] = [y.to(was.dtype) for y, was in zip(lowered, eager, strict=True)]

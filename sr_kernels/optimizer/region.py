@@ -34,8 +34,8 @@ from sr_kernels.optimizer.inplace import functionalise
 from sr_kernels.optimizer.reparametrised import is_spectral
 from sr_kernels.optimizer.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.rewrites import ALL, FINAL
-from sr_kernels.optimizer.structure import Structure
-from sr_kernels.optimizer.vocabulary import channels_last, formatted
+from sr_kernels.optimizer.structure import Structure, are_all_hooked
+from sr_kernels.optimizer.vocabulary import activate, channels_last, formatted
 
 if TYPE_CHECKING:
     from sr_kernels.optimizer.planning import Planner
@@ -112,7 +112,7 @@ class Rewritten:
     def others(self) -> Counter[str]:
         """Operations that PyTorch computes, by name and how many."""
         return Counter(
-            str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
+            _name(node)
             for node in self.graph.nodes
             if node.op.startswith("call")
             and not (_is_ours(node) or graphs.constant(node) or node.target in _PLUMBING)
@@ -126,6 +126,13 @@ _PLUMBING = (channels_last, formatted, getattr, operator.getitem, "size", "dim")
 def _is_ours(node: fx.Node) -> bool:
     owner = getattr(node.target, "__module__", None) or ""
     return node.op == "call_function" and owner.startswith("sr_kernels.ops")
+
+
+def _name(node: fx.Node) -> str:
+    """What a user calls the operation."""
+    if node.target is activate:
+        return str(node.args[1])
+    return str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
 
 
 def _layers(node: fx.Node) -> int:
@@ -273,7 +280,7 @@ class Region:
         self, module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The module's forward; original: the one that the graph was made of, for calls outside its reach."""
-        if not self._applies(module):
+        if not self.applies(module):
             return original(*args, **kwargs)
         values = self._values(args, kwargs)
         if values is None:
@@ -297,11 +304,14 @@ class Region:
             )
             return result
 
-    def _applies(self, module: nn.Module) -> bool:
+    def applies(self, module: nn.Module) -> bool:
         """Whether the module, its tensors apart, is still the one that the graph was made of."""
         structure = self.rewritten.structure
         if module.training or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             return False  # autocast gives each of eager's ops a dtype of its own
+        if are_all_hooked():
+            self._warn(module, "is not used while hooks of all modules are registered, which see every layer")
+            return False
         if torch.compiler.is_compiling():
             paths = (*structure.trained, *self.rewritten.trained)
             return not any(graphs.lookup(module, path).training for path in paths)

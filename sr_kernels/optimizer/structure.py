@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 _OWN = frozenset(vars(nn.Module()))  # attributes that every module has
 # Compared by ==, functions and classes among them.
@@ -173,6 +174,11 @@ def _expected(name: str, known: Any, own: dict[str, Any]) -> tuple[str, Any, boo
     # the very object is compared faster; one that can be written to is compared with its copy
     same = type(found) is type(known) and not isinstance(found, (list, set, dict)) and found == known
     return name, found if same else known, False
+
+
+def are_all_hooked() -> bool:
+    """Whether hooks of all modules are registered, which are to see every layer."""
+    return bool(_has_any_global_hook())
 
 
 _known: dict[type[nn.Module], bool] = {}

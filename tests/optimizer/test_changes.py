@@ -162,6 +162,32 @@ def test_hooks_inside_that_were_there_run(model):
     assert_ours(fast, picture())
 
 
+def test_hooks_of_all_modules_see_every_layer(fast, model):
+    """As profilers and tracers register them."""
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, args, y: seen.append(type(m)))
+    try:
+        model(picture())
+        expected, seen[:] = list(seen), []
+        with pytest.warns(RuntimeWarning, match="hooks of all modules"):
+            y = fast(picture())
+    finally:
+        handle.remove()
+    assert len(seen) == len(expected) > 1
+    assert torch.equal(y, model(picture()))
+    assert_ours(fast, picture())
+
+
+def test_nothing_is_optimised_under_hooks_of_all_modules(model):
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda m, args: None)
+    try:
+        fast = optimize(model)
+    finally:
+        handle.remove()
+    assert "hooks of all modules" in str(fast.report())
+    assert_original_runs(fast, picture())
+
+
 def other_layer(m):
     m.act = nn.Tanh()
 

@@ -13,7 +13,7 @@ from torch import nn
 from sr_kernels import create, optimize
 from sr_kernels.optimizer import export
 from tests.models import plain
-from tests.optimizer.networks import Body, assert_ours, assert_same, net, picture
+from tests.optimizer.networks import Body, assert_ours, assert_result, assert_same, net, picture
 
 with_onnx = pytest.mark.skipif(
     importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxscript") is None,
@@ -35,6 +35,18 @@ class Opaque(nn.Module):
         return self.b(self.a(x)) if isinstance(x, torch.Tensor) and x.dim() == 4 else x
 
 
+class Normed(nn.Module):
+    """With the weight norm of old, whose hook leaves a computed tensor, of which torch makes no deep copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.weight_norm(nn.Conv2d(3, 8, 3, padding=1))
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+
+
 def own():
     torch.manual_seed(0)
     return create("srvgg", scale=2, num_feat=8, num_conv=1).eval()
@@ -46,6 +58,7 @@ MODELS = {
     "shuffle and base": lambda: plain.build("srvgg x2"),
     "transposed": lambda: plain.build("fsrcnn x2 small"),
     "of the library": own,
+    "weight norm": lambda: Normed().eval(),
 }
 
 
@@ -75,6 +88,36 @@ def test_programs_hold_the_weights_of_their_time():
         for p in model.parameters():
             p.zero_()
     assert torch.equal(program.module()(picture()), before)
+
+
+def doubled(fast):
+    fast.second.register_forward_hook(lambda m, args, y: y * 2)
+
+
+def other_slope(fast):
+    fast.act.negative_slope = 0.9
+
+
+@pytest.mark.parametrize("change", [doubled, other_slope])
+def test_what_was_changed_since_is_exported_as_it_runs(change):
+    fast = optimize(net())
+    before = export.plain_program(fast, (picture(),)).module()(picture())
+    change(fast)
+    with pytest.warns(RuntimeWarning, match="since it was optimised"):
+        after = export.plain_program(fast, (picture(),)).module()(picture())
+    model = net()
+    change(model)
+    assert not torch.allclose(before, model(picture()))
+    assert_result(after, model, picture())
+
+
+def test_weight_norm_of_old_is_exported():
+    model = Normed().eval()
+    fast = optimize(model)
+    model.first(picture())  # and with it the tensor, which belongs to a graph of gradients
+    fast.first(picture())
+    program = export.plain_program(fast, (picture(),))
+    assert_same(program.module(), model, picture())
 
 
 @with_onnx

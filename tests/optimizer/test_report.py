@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from sr_kernels import optimize
 from sr_kernels.optimizer import Report
+from sr_kernels.optimizer.capture import capture
 from sr_kernels.optimizer.parity import Parity
 from sr_kernels.optimizer.timing import Timing
 from tests.optimizer.networks import Body, net, picture
@@ -104,3 +108,78 @@ def test_what_pytorch_computes_is_named():
     assert report.others == {"softmax": 1, "mul": 1}
     assert "2 of 4 operations" in str(report)
     assert "between them by PyTorch: 1 x softmax, 1 x mul" in str(report)
+
+
+def test_activations_are_named():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(y * torch.sigmoid(y))
+
+    report = optimize(Attention().eval()).report()
+    assert report.others == {"sigmoid": 1, "mul": 1}
+
+
+def decides(x):
+    return x if x.sum() > 0 else -x
+
+
+def counts(x):
+    return x[:, : int(x.shape[1] * 1.0)]
+
+
+def loops(x):
+    return sum(row for row in x)
+
+
+def writes(x):
+    y = x * 1
+    y[:, 0] = 0
+    return y
+
+
+def measures(x):
+    return x * len(x)
+
+
+def copies(x):
+    return torch.as_tensor(np.asarray(x.detach()))
+
+
+def fails(x):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        (decides, "decides by a value or size"),
+        (counts, "makes a number of Python's"),
+        (loops, "unpacks or loops over"),
+        (writes, "writes into a part of a tensor"),
+        (measures, "asks for a length"),
+        (copies, "takes the tensor itself"),
+        (fails, "following its forward fails"),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_reasons_are_in_words_and_name_the_line(does, words):
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(does(x))
+
+    reason = capture(Asks()).reason
+    assert words in reason
+    first = does.__code__.co_firstlineno
+    line = int(re.search(r"\(test_report.py, line (\d+)\)", reason).group(1))
+    assert first < line <= first + 3
+    for word in ("Proxy", "_Value", "symbolic", "torch.fx", "call_function", "node"):
+        assert word not in reason
