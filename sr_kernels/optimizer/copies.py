@@ -13,9 +13,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def copied(module: M, shared: nn.Module | None = None) -> M:
-    """A deep copy, but for a module that it names and shares. What a hook has computed and left as an attribute,
-    as that of torch.nn.utils.weight_norm does with `weight`, is copied without its history: the hook computes it
-    again."""
+    """A deep copy, but for a module that it names and shares. What a hook has computed and left as an
+    attribute, as that of torch.nn.utils.weight_norm does with `weight`, is copied without its history: the
+    hook computes it again."""
     found: dict[int, object] = {id(shared): shared}
     for m in module.modules():
         for x in vars(m).values():
