@@ -186,8 +186,8 @@ def test_slices_and_guards(isa):
 
 def test_what_the_native_side_refuses():
     p, nowhere = cpu._C.ConvParams(), [0] * 8
-    for layers, rows in (([], 8), ([p] * 33, 8), ([p], 0)):
-        with pytest.raises(IndexError, match="1 to 32"):
+    for layers, rows, told in (([], 8, "1 to 32"), ([p] * 33, 8, "1 to 32"), ([p], 0, "1 pixel or more")):
+        with pytest.raises(IndexError, match=told):
             cpu._C.conv2d_chain(0, layers, [nowhere] * len(layers), rows, 8, 8, 1)
     for run in (cpu._C.conv2d_steps, lambda *a: cpu._C.conv2d_chain(*a[:-1], 8, 8, 8, 1)):
         with pytest.raises(ValueError, match="one list of addresses"):
@@ -213,7 +213,9 @@ def test_strips_cover_the_picture(net, size, threads):
     height, width = layers[-1].conv_size()
     assert strips.rows >= 4
     assert 1 <= strips.columns <= width
-    assert min(64, height) // 2 <= strips.height <= height
+    assert min(32, height) <= strips.height <= height
+    across, down = -(-width // strips.columns), -(-height // strips.height)
+    assert across * down >= min(threads, max(height // 32, 1))  # nobody is idle, where there are rows enough
 
 
 def test_the_choice():

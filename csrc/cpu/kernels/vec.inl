@@ -142,6 +142,18 @@ SRK_INLINE V exp(V x) {
 
 SRK_INLINE V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
 
+// a/b within an ulp for b from 1 to 2^100: a vector of 16 takes an Intel processor 16 cycles to divide.
+SRK_INLINE V ratio(V a, V b) {
+#if SRK_LANES == 16
+    V r = _mm512_maskz_rcp14_ps(0xffff, b);  // masked: GCC warns of the plain one
+    r = r + r * (1.0f - b * r);
+    const V q = a * r;
+    return q + r * (a - b * q);
+#else
+    return a / b;
+#endif
+}
+
 // tanh = u/(u + 2) with u = e^2x - 1 = 2^n*(e^r - 1) + (2^n - 1): nothing cancels, near zero neither.
 SRK_INLINE V tanh(V x) {
     const V y = clamp(2.0f * x, -20.0f, 20.0f);  // beyond, tanh is 1 in single precision
@@ -158,7 +170,7 @@ SRK_INLINE V tanh(V x) {
     const V q = p * r * r + r;
     const V s = (V)(((VI)shifted - 0x4b400000 + 127) << 23);
     const V u = s * q + (s - 1.0f);
-    return u / (u + 2.0f);
+    return ratio(u, u + 2.0f);
 }
 
 // erfc(a) for a >= 1 and erf for |x| < 1 (Cephes' coefficients for single precision).
