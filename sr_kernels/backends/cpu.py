@@ -38,6 +38,9 @@ _MAX_KERNEL = 9
 _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
 # Below, eager's few additions are so exact that the transforms alone are off by more than 4 times as much.
 _WINOGRAD_INPUTS = 12
+# So few pixels of so many channels take as long as their weights take to come: eager took 0.3 to 0.85 of our
+# time for 128 and 256 channels of 4x4 and 8x8, 0.5 and 1.15 for 512, and twice our time for both of 16x16.
+_FEW_PIXELS, _MANY_WEIGHTS = 64, 128 * 128
 # Inputs that fill the products of bfloat16 values well enough; windows whose rows fit a strip of input.
 _BF16_INPUTS = 16
 _BF16_REACH = 16
@@ -276,6 +279,9 @@ def _conv_slower(a: ConvArgs) -> list[str]:
         return ["PyTorch's own depthwise kernel is faster above 3x3"]
     if a.input.dtype == torch.bfloat16 and _bfloat16_is_slower(a):
         return ["PyTorch's own bfloat16 kernels are faster on this machine (AVX512-BF16, AMX)"]
+    n, (oh, ow), (co, ci) = a.input.shape[0], a.conv_size(), a.weight.shape[:2]
+    if a.groups == 1 and n * oh * ow <= _FEW_PIXELS and co * ci >= _MANY_WEIGHTS:
+        return [f"PyTorch's own kernels are faster for {n * oh * ow} pixels of so many channels"]
     # A shuffle, an upsample or few outputs win more than the two conversions cost; a plain layer does not.
     plain = a.upsample == 1 and a.pixel_shuffle == 1 and a.weight.shape[0] > 4
     if plain and memory_format_of(a.input) == torch.contiguous_format and not _repays_conversion(a):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sr_kernels import reference
+from sr_kernels import ops, reference
 from sr_kernels.backends import record_kernels
 from sr_kernels.backends.base import ConvArgs
 from sr_kernels.config import set_precision
@@ -251,6 +251,14 @@ def test_every_number_of_threads_gives_the_same_bits(monkeypatch, isa, kernel):
             assert torch.equal(whole, run(monkeypatch, isa, kernel, args))
         finally:
             torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("channels", "side", "ours"), [(128, 8, False), (128, 12, True), (64, 8, True)])
+def test_few_pixels_of_many_channels_are_left_to_pytorch(channels, side, ours):
+    x = torch.randn(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+    with record_kernels() as names:
+        ops.conv2d(x, torch.randn(channels, channels, 3, 3), padding=1)
+    assert names[0].startswith("cpu/winograd" if ours else "torch/conv2d")
 
 
 def test_more_threads_than_there_are_shares_of_the_work(monkeypatch):
