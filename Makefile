@@ -104,7 +104,10 @@ gpu-probe:
 	else echo "no probe: it needs nvcc and a Hopper GPU"; fi
 
 # Results beside float64's, streams, graphs, threads, models; -k, -x, --gpu-all by PYTEST_ARGS.
+HAS_GPU = import sys, torch; \
+    sys.exit(None if torch.cuda.is_available() else "no CUDA device: PYTEST_ARGS=\"--gpu-device cpu\" tries the tests")
 gpu-check: gpu-build gpu-probe
+	@$(if $(findstring --gpu-device,$(PYTEST_ARGS)),,$(GPU_PYTHON) -c '$(HAS_GPU)')
 	workers=$$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(GPU_WORKERS)' || true); \
 	    timeout --signal=INT --kill-after=20 $(GPU_SECONDS) \
 	    $(GPU_PYTHON) -m pytest tests/gpu -q --tb=short --show-capture=no $$workers $(PYTEST_ARGS)

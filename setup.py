@@ -232,15 +232,22 @@ def cuda_archs() -> tuple[list[str], str]:
         archs = re.split(r"[\s,;]+", text.strip()) if text.strip() not in ("", "none") else []
         if not archs:
             return [], f"SR_KERNELS_CUDA_ARCHS={text}"
+        for arch in archs:
+            if not re.fullmatch(r"\d+[af]?", arch) or int(arch.rstrip("af")) < LEAST_ARCH:
+                raise SystemExit(
+                    f"SR_KERNELS_CUDA_ARCHS={text}: {arch} is none; give compute capabilities without point "
+                    f"from {LEAST_ARCH} on, as {' '.join(CUDA_ARCHS)} is"
+                )
     else:
         archs = present_archs() if text or is_in_place() else CUDA_ARCHS
         if not archs:
             return [], "no able GPU in this machine to compile for; SR_KERNELS_CUDA_ARCHS names others"
     nvcc = find_nvcc()
     if nvcc is None:
+        missing = "nvcc is neither in CUDA_HOME nor on PATH: install the CUDA toolkit or set CUDA_HOME"
         if explicit:
-            raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}, but nvcc is neither in CUDA_HOME nor on PATH")
-        return [], "nvcc is neither in CUDA_HOME nor on PATH"
+            raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}, but {missing}")
+        return [], missing
     try:
         listed = output_of(nvcc, "--list-gpu-arch")
     except CompileError as error:
@@ -252,6 +259,8 @@ def cuda_archs() -> tuple[list[str], str]:
         if explicit:
             raise SystemExit(f"SR_KERNELS_CUDA_ARCHS={text}: {nvcc} cannot compile for {', '.join(unable)}")
         say(f"{nvcc} cannot compile for {', '.join(unable)}: a newer CUDA toolkit can")
+    if "90" in able and "90a" not in able:
+        say("no kernels made for Hopper in this build: they need 90a, not 90, in SR_KERNELS_CUDA_ARCHS")
     return able, "" if able else f"{nvcc} compiles for none of {', '.join(archs)}"
 
 

@@ -177,9 +177,8 @@ cudaError_t conv2d(const ConvParams& p, cudaStream_t stream) {
         return error;
     const int64_t blocks = ceil_div(p.co, kernel.channels);
     const int64_t each = ceil_div(int64_t{d.processors} * std::max(resident, 1), blocks);
-    const dim3 grid{static_cast<unsigned>(std::min<int64_t>(a.tiles, each)), static_cast<unsigned>(blocks),
-                    1};
-    return launch(function, grid, kThreads, bytes, stream, a);
+    const dim3 grid{static_cast<unsigned>(std::min<int64_t>(a.tiles, each)), static_cast<unsigned>(blocks)};
+    return launch({"conv2d_sm80", grid, kThreads, bytes}, function, stream, a);
 }
 
 }  // namespace srk::cuda

@@ -102,9 +102,10 @@ template <typename T, class C>
 cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
     Maps maps{};
     const auto kernel = conv3x3<T, C>;
+    const cuda::Launch how{"conv3x3", dim3{static_cast<unsigned>(plan.lanes * plan.blocks)}, kThreads,
+                           static_cast<size_t>(plan.shared)};
     // First of all: it binds the device's context to the thread, which maps are made in.
-    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(plan.shared));
+    cudaError_t e = cuda::allow_memory(how, kernel);
     const auto encode_input = [&](CUtensorMap& map, const View& v, int64_t channels) {
         return make_map<4>(map, p.dtype, v.data, {channels, p.w, p.h, p.n}, {v.sx, v.sy, v.sn},
                            {kChannels, C::kHaloX, C::kHaloY, 1});
@@ -116,9 +117,7 @@ cudaError_t start(const ConvParams& p, const Plan& plan, cudaStream_t stream) {
         if (e == cudaSuccess && p.res1.data) e = encode_staged<C>(maps.res1, p.res1, p, 1);
         if (e == cudaSuccess && p.res2.data) e = encode_staged<C>(maps.res2, p.res2, p, 1);
     }
-    if (e != cudaSuccess) return e;
-    const dim3 grid{static_cast<unsigned>(plan.lanes * plan.blocks)};
-    return cuda::launch(kernel, grid, kThreads, plan.shared, stream, maps, p, plan);
+    return e == cudaSuccess ? cuda::launch(how, kernel, stream, maps, p, plan) : e;
 }
 
 template <typename T, class C>

@@ -32,11 +32,10 @@ cudaError_t start(const ConvParams& p, cudaStream_t stream) {
     const int64_t tiles_x = (p.ow + S::TileX - 1) / S::TileX, tiles_y = (p.oh + S::TileY - 1) / S::TileY;
     a.tiles_x = Divisor(static_cast<uint32_t>(tiles_x));
     a.tiles_y = Divisor(static_cast<uint32_t>(tiles_y));
-    const dim3 grid{static_cast<unsigned>(p.n * tiles_x * tiles_y), 1, 1};
-    if (const cudaError_t error = cudaFuncSetAttribute(
-            conv2d_tail_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SharedBytes))
-        return error;
-    return launch(conv2d_tail_kernel<S>, grid, S::Threads, S::SharedBytes, stream, a);
+    const Launch how{"conv2d_tail_kernel", dim3{static_cast<unsigned>(p.n * tiles_x * tiles_y)}, S::Threads,
+                     S::SharedBytes};
+    if (const cudaError_t error = allow_memory(how, conv2d_tail_kernel<S>)) return error;
+    return launch(how, conv2d_tail_kernel<S>, stream, a);
 }
 
 template <class T, int Outputs>

@@ -6,7 +6,8 @@
 // SRK_EMULATE_EARLY=1, at once, which shows what they overwrite too soon; threads take turns from the first
 // one up or, with SRK_EMULATE_DOWN=1, from the last one down: a missing barrier shows in one of the two. What
 // a GPU would leave undefined, and threads that wait for each other for ever, end the launch with an
-// exception.
+// exception. SRK_EMULATE_BLOCK=n runs the n-th block of each grid alone; with SRK_EMULATE_REFUSE=1 every
+// launch fails.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -212,6 +213,11 @@ inline void enter() {
     leave();
 }
 
+inline bool is_set(const char* name) {
+    const char* value = std::getenv(name);
+    return value && *value == '1';
+}
+
 constexpr size_t kStack = 64 << 10;
 
 template <class Body>
@@ -221,10 +227,6 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
     Block here{};
     here.size = size, here.grid = grid, here.bytes = bytes;
     here.body = body;
-    const auto is_set = [](const char* name) {
-        const char* value = std::getenv(name);
-        return value && *value == '1';
-    };
     here.early = is_set("SRK_EMULATE_EARLY"), here.down = is_set("SRK_EMULATE_DOWN");
     const int count = static_cast<int>(size.x * size.y * size.z);
     here.fibres = std::vector<Fibre>(count);
@@ -232,8 +234,10 @@ void run(dim3 grid, dim3 size, size_t bytes, Body body) {
     here.shared = here.memory.data() + (-reinterpret_cast<uintptr_t>(here.memory.data()) & 1023);
     for (Fibre& fibre : here.fibres) fibre.stack.reset(new char[kStack]);
     block = &here;
-    const unsigned blocks = grid.x * grid.y * grid.z;
-    for (volatile unsigned b = 0; b < blocks; b = b + 1) {
+    unsigned first = 0, end = grid.x * grid.y * grid.z;
+    if (const char* only = std::getenv("SRK_EMULATE_BLOCK"))
+        first = static_cast<unsigned>(std::atoi(only)), end = std::min(end, first + 1);
+    for (volatile unsigned b = first; b < end; b = b + 1) {
         here.index = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
         std::memset(here.shared, 0xff, bytes);
         here.warps.assign((count + 31) / 32, {});

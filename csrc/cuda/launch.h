@@ -55,18 +55,42 @@ cudaError_t conv2d_tail(const ConvParams& p, cudaStream_t stream);
 
 // Whether 16 bytes are moved at a time, or else single elements.
 bool shuffles_in_pieces(const ShuffleParams& p);
+// Why p cannot run, by sizes and strides alone; null where it can.
+const char* shuffle_reason(const ShuffleParams& p);
 cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream);
 cudaError_t add(const AddParams& p, cudaStream_t stream);
 cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream);
 cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream);
 
-// A block of `threads` threads for each of (x, y) with `bytes` of shared memory, beyond 48 KB too.
+// A block of `threads` threads for each of (x, y) with `bytes` of shared memory.
+struct Launch {
+    const char* kernel;
+    dim3 grid;
+    int threads;
+    size_t bytes;
+};
+// The one that this thread came to last, for the error that names it.
+inline Launch& last_launch() {
+    thread_local Launch last{};
+    return last;
+}
+
+// Lets the kernel have the launch's shared memory, beyond 48 KB too.
+template <class Kernel>
+cudaError_t allow_memory(const Launch& how, Kernel kernel) {
+    last_launch() = how;
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.bytes));
+}
+
 #ifdef SRK_EMULATE
 template <class... Args>
-cudaError_t launch(void (*kernel)(Args...), dim3 grid, int threads, size_t bytes, cudaStream_t,
-                   const Args&... args) {
+cudaError_t launch(const Launch& how, void (*kernel)(Args...), cudaStream_t, const Args&... args) {
+    last_launch() = how;
+    if (emulate::is_set("SRK_EMULATE_REFUSE")) return cudaErrorInvalidValue;
     emulate::launched.insert(reinterpret_cast<const void*>(kernel));
-    emulate::run(grid, dim3{static_cast<unsigned>(threads)}, bytes, [&] { kernel(args...); });
+    const dim3 size{static_cast<unsigned>(how.threads)};
+    emulate::run(how.grid, size, how.bytes, [&] { kernel(args...); });
     return cudaSuccess;
 }
 template <class Args>
@@ -76,11 +100,11 @@ cudaError_t resident_blocks(int* count, void (*)(Args), int, int, size_t, int) {
 }
 #elif defined(__CUDACC__)
 template <class... Args>
-cudaError_t launch(void (*kernel)(Args...), dim3 grid, int threads, size_t bytes, cudaStream_t stream,
-                   const Args&... args) {
+cudaError_t launch(const Launch& how, void (*kernel)(Args...), cudaStream_t stream, const Args&... args) {
+    last_launch() = how;
     void* list[] = {const_cast<Args*>(&args)...};
-    const cudaError_t error =
-        cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), list, bytes, stream);
+    const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), how.grid,
+                                               dim3(how.threads), list, how.bytes, stream);
     return error ? error : cudaGetLastError();
 }
 // Blocks of a kernel that one of the device's multiprocessors holds at a time; kept, since the runtime takes

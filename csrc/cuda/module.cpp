@@ -43,6 +43,15 @@ class DeviceGuard {
     bool changed_ = false;
 };
 
+// After an error: what was to be launched.
+std::string launch() {
+    const srk::cuda::Launch& last = srk::cuda::last_launch();
+    if (!last.kernel) return ", before its launch";
+    return ", launch of " + std::string(last.kernel) + " in " + std::to_string(last.grid.x) + "x" +
+           std::to_string(last.grid.y) + " blocks of " + std::to_string(last.threads) + " threads with " +
+           std::to_string(last.bytes) + " bytes of shared memory";
+}
+
 std::string sizes(std::initializer_list<int64_t> list) {
     std::string text = "(";
     for (const int64_t size : list) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
@@ -157,9 +166,10 @@ void conv2d_steps(int device, uintptr_t stream, const std::vector<const ConvPara
     for (const ConvParams& p : run) {
         const std::string reason = refusal(p);
         if (!reason.empty()) throw std::runtime_error(described(p) + ": " + reason);
+        srk::cuda::last_launch() = {};
         if (const cudaError_t error =
                 kernel_of(p)->launch(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)))
-            check(error, described(p));
+            check(error, described(p) + launch());
     }
 }
 
@@ -168,19 +178,31 @@ void run(const char* op, cudaError_t (*launcher)(const Params&, cudaStream_t), c
          uintptr_t stream, const std::string& shape) {
     py::gil_scoped_release released;
     const DeviceGuard guard(device);
-    check(launcher(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)), op + (" of " + shape));
+    srk::cuda::last_launch() = {};
+    if (const cudaError_t error = launcher(p, pointer<std::remove_pointer_t<cudaStream_t>>(stream)))
+        check(error, op + (" of " + shape) + launch());
 }
 
 using Four = std::array<int64_t, 4>;
 
-bool shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys,
-             int s, int size, bool inverse) {
+srk::ShuffleParams shuffle_params(Four shape, Four xs, Four ys, int s, int size) {
     srk::ShuffleParams p{};
-    p.x = pointer<void>(coarse), p.y = pointer<void>(fine);
     p.n = shape[0], p.h = shape[1], p.w = shape[2], p.c = shape[3];
     p.xn = xs[0], p.xc = xs[1], p.xy = xs[2], p.xx = xs[3];
     p.yn = ys[0], p.yc = ys[1], p.yy = ys[2], p.yx = ys[3];
-    p.s = s, p.size = size, p.inverse = inverse;
+    p.s = s, p.size = size;
+    return p;
+}
+
+std::string shuffle_refusal(Four shape, Four xs, Four ys, int s, int size) {
+    const char* reason = srk::cuda::shuffle_reason(shuffle_params(shape, xs, ys, s, size));
+    return reason ? reason : "";
+}
+
+bool shuffle(int device, uintptr_t stream, uintptr_t coarse, uintptr_t fine, Four shape, Four xs, Four ys,
+             int s, int size, bool inverse) {
+    srk::ShuffleParams p = shuffle_params(shape, xs, ys, s, size);
+    p.x = pointer<void>(coarse), p.y = pointer<void>(fine), p.inverse = inverse;
     run(inverse ? "pixel_unshuffle" : "pixel_shuffle", &srk::cuda::shuffle, p, device, stream,
         sizes({p.n, p.c * s * s, p.h, p.w}));
     return srk::cuda::shuffles_in_pieces(p);
@@ -204,7 +226,8 @@ void add(int device, uintptr_t stream, uintptr_t x, uintptr_t r1, uintptr_t r2, 
 template <cudaError_t (*Launcher)(const srk::ImageParams&, cudaStream_t)>
 void image(int device, uintptr_t stream, uintptr_t x, uintptr_t y, int64_t count, int bits) {
     const srk::ImageParams p{pointer<void>(x), pointer<void>(y), count, bits, 1};
-    run("image conversion", Launcher, p, device, stream, std::to_string(count) + " elements");
+    const char* op = Launcher == srk::cuda::image_to_float ? "image_to_float" : "float_to_image";
+    run(op, Launcher, p, device, stream, std::to_string(count) + " elements");
 }
 
 }  // namespace
@@ -235,6 +258,9 @@ PYBIND11_MODULE(SRK_MODULE, m) {
     m.def("shuffle", &shuffle, py::arg("device"), py::arg("stream"), py::arg("coarse"), py::arg("fine"),
           py::arg("shape"), py::arg("coarse_strides"), py::arg("fine_strides"), py::arg("factor"),
           py::arg("size"), py::arg("inverse"), "Whether 16 bytes were moved at a time.");
+    m.def("shuffle_refusal", &shuffle_refusal, py::arg("shape"), py::arg("coarse_strides"),
+          py::arg("fine_strides"), py::arg("factor"), py::arg("size"),
+          "Why no kernel takes these, whatever the addresses; empty where one does.");
     m.def("add", &add, py::arg("device"), py::arg("stream"), py::arg("x"), py::arg("r1"), py::arg("r2"),
           py::arg("y"), py::arg("count"), py::arg("scale"), py::arg("b1"), py::arg("b2"), py::arg("dtype"));
 #ifdef SRK_EMULATE

@@ -50,9 +50,8 @@ template <class T>
 cudaError_t add_as(const AddParams& p, cudaStream_t stream) {
     constexpr int kWidth = 16 / sizeof(T);
     const bool wide = aligned(p.x, 16) && aligned(p.r1, 16) && aligned(p.r2, 16) && aligned(p.y, 16);
-    if (wide)
-        return launch(add_kernel<T, kWidth>, dim3{blocks_for(p.count / kWidth)}, kThreads, 0, stream, p);
-    return launch(add_kernel<T, 1>, dim3{blocks_for(p.count)}, kThreads, 0, stream, p);
+    const Launch how{"add_kernel", dim3{blocks_for(p.count / (wide ? kWidth : 1))}, kThreads, 0};
+    return wide ? launch(how, add_kernel<T, kWidth>, stream, p) : launch(how, add_kernel<T, 1>, stream, p);
 }
 
 template <class T>
@@ -102,11 +101,12 @@ __global__ void to_image_kernel(const __grid_constant__ ImageParams p) {
 
 using ImageFunction = void (*)(ImageParams);
 
-cudaError_t launch_image(const ImageParams& p, const void* floats, const void* whole, ImageFunction wide,
-                         ImageFunction narrow, cudaStream_t stream) {
-    if (aligned(floats, 16) && aligned(whole, p.bits / 2))
-        return launch(wide, dim3{blocks_for(p.count / 4)}, kThreads, 0, stream, p);
-    return launch(narrow, dim3{blocks_for(p.count)}, kThreads, 0, stream, p);
+// wide, narrow: for four elements at a time and for one.
+cudaError_t launch_image(const char* name, const ImageParams& p, const void* floats, const void* whole,
+                         ImageFunction wide, ImageFunction narrow, cudaStream_t stream) {
+    const bool four = aligned(floats, 16) && aligned(whole, p.bits / 2);
+    const Launch how{name, dim3{blocks_for(p.count / (four ? 4 : 1))}, kThreads, 0};
+    return launch(how, four ? wide : narrow, stream, p);
 }
 
 }  // namespace
@@ -118,17 +118,17 @@ cudaError_t add(const AddParams& p, cudaStream_t stream) {
 }
 
 cudaError_t image_to_float(const ImageParams& p, cudaStream_t stream) {
-    return p.bits == 8
-               ? launch_image(p, p.y, p.x, to_float_kernel<uint8_t, 4>, to_float_kernel<uint8_t, 1>, stream)
-               : launch_image(p, p.y, p.x, to_float_kernel<uint16_t, 4>, to_float_kernel<uint16_t, 1>,
-                              stream);
+    const bool bytes = p.bits == 8;
+    return launch_image("to_float_kernel", p, p.y, p.x,
+                        bytes ? to_float_kernel<uint8_t, 4> : to_float_kernel<uint16_t, 4>,
+                        bytes ? to_float_kernel<uint8_t, 1> : to_float_kernel<uint16_t, 1>, stream);
 }
 
 cudaError_t float_to_image(const ImageParams& p, cudaStream_t stream) {
-    return p.bits == 8
-               ? launch_image(p, p.x, p.y, to_image_kernel<uint8_t, 4>, to_image_kernel<uint8_t, 1>, stream)
-               : launch_image(p, p.x, p.y, to_image_kernel<uint16_t, 4>, to_image_kernel<uint16_t, 1>,
-                              stream);
+    const bool bytes = p.bits == 8;
+    return launch_image("to_image_kernel", p, p.x, p.y,
+                        bytes ? to_image_kernel<uint8_t, 4> : to_image_kernel<uint16_t, 4>,
+                        bytes ? to_image_kernel<uint8_t, 1> : to_image_kernel<uint16_t, 1>, stream);
 }
 
 }  // namespace srk::cuda

@@ -106,8 +106,9 @@ __global__ void shuffle_pieces_kernel(const __grid_constant__ ShuffleArgs a) {
 
 template <class T, int S, bool PixelMajor>
 cudaError_t start_pieces(const ShuffleArgs& a, dim3 grid, cudaStream_t stream) {
-    return a.p.inverse ? launch(shuffle_pieces_kernel<T, S, PixelMajor, true>, grid, kThreads, 0, stream, a)
-                       : launch(shuffle_pieces_kernel<T, S, PixelMajor, false>, grid, kThreads, 0, stream, a);
+    const Launch how{"shuffle_pieces_kernel", grid, kThreads, 0};
+    return a.p.inverse ? launch(how, shuffle_pieces_kernel<T, S, PixelMajor, true>, stream, a)
+                       : launch(how, shuffle_pieces_kernel<T, S, PixelMajor, false>, stream, a);
 }
 
 template <class T, int S>
@@ -129,6 +130,8 @@ cudaError_t start_pieces(const ShuffleArgs& a, cudaStream_t stream) {
                         : start_pieces<T, 4>(a, stream);
 }
 
+bool is_pixel_major(const ShuffleParams& p) { return p.yc == 1 && p.c > 1; }
+
 }  // namespace
 
 bool shuffles_in_pieces(const ShuffleParams& p) {
@@ -142,30 +145,31 @@ bool shuffles_in_pieces(const ShuffleParams& p) {
     return p.xx == 1 && p.yx == 1 && p.w % width == 0 && whole(p.xc, p.c * p.s * p.s) && whole(p.yc, p.c);
 }
 
+const char* shuffle_reason(const ShuffleParams& p) {
+    if (p.size != 1 && p.size != 2 && p.size != 4 && p.size != 8)
+        return "elements of 1, 2, 4 or 8 bytes alone";
+    const int64_t limit = int64_t{1} << 31;
+    if (p.w * p.s * (is_pixel_major(p) ? p.c : 1) >= limit) return "a row has 2^31 elements or more";
+    return p.h * p.s >= limit ? "there are 2^31 rows or more" : nullptr;
+}
+
 cudaError_t shuffle(const ShuffleParams& p, cudaStream_t stream) {
+    if (shuffle_reason(p)) return cudaErrorInvalidValue;
     ShuffleArgs a{p, Divisor(static_cast<uint32_t>(p.s)), Divisor(static_cast<uint32_t>(p.c)), 0, 0, false};
-    a.pixel_major = p.yc == 1 && p.c > 1;
     if (shuffles_in_pieces(p)) {
         a.pixel_major = p.xc == 1 && p.yc == 1;
-        if (p.h * p.s < int64_t{1} << 31 && p.w * p.c < int64_t{1} << 31)
-            return p.size == 2 ? start_pieces<uint16_t>(a, stream) : start_pieces<uint32_t>(a, stream);
+        return p.size == 2 ? start_pieces<uint16_t>(a, stream) : start_pieces<uint32_t>(a, stream);
     }
+    a.pixel_major = is_pixel_major(p);
     a.rows = p.n * p.h * p.s * (a.pixel_major ? 1 : p.c);
     a.length = p.w * p.s * (a.pixel_major ? p.c : 1);
-    if (a.length >= int64_t{1} << 31 || p.h * p.s >= int64_t{1} << 31) return cudaErrorInvalidValue;
-    const dim3 grid{blocks_for(a.length), static_cast<unsigned>(std::min<int64_t>(a.rows, 65535))};
-    switch (p.size) {
-        case 1:
-            return launch(shuffle_kernel<uint8_t>, grid, kThreads, 0, stream, a);
-        case 2:
-            return launch(shuffle_kernel<uint16_t>, grid, kThreads, 0, stream, a);
-        case 4:
-            return launch(shuffle_kernel<uint32_t>, grid, kThreads, 0, stream, a);
-        case 8:
-            return launch(shuffle_kernel<uint64_t>, grid, kThreads, 0, stream, a);
-        default:
-            return cudaErrorInvalidValue;
-    }
+    const Launch how{"shuffle_kernel",
+                     dim3{blocks_for(a.length), static_cast<unsigned>(std::min<int64_t>(a.rows, 65535))},
+                     kThreads, 0};
+    return p.size == 1   ? launch(how, shuffle_kernel<uint8_t>, stream, a)
+           : p.size == 2 ? launch(how, shuffle_kernel<uint16_t>, stream, a)
+           : p.size == 4 ? launch(how, shuffle_kernel<uint32_t>, stream, a)
+                         : launch(how, shuffle_kernel<uint64_t>, stream, a);
 }
 
 }  // namespace srk::cuda

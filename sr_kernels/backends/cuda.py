@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +41,6 @@ from sr_kernels.backends.cuda_plan import (
 from sr_kernels.backends.registry import record
 
 _MAX_KERNEL = 9
-_MAX_EXTENT = 1 << 29  # of a picture, with its window
 
 
 class CudaBackend(Backend):
@@ -59,14 +59,24 @@ class CudaBackend(Backend):
         if isinstance(args, ChainArgs):
             return ["convolutions run one by one here"]
         if isinstance(args, ConvArgs):
-            return _conv_reasons(args) or cuda_check.reasons(args.input.device, cuda_plan.is_plain(args))
+            device = args.input.device
+            return (
+                _conv_reasons(args)
+                or cuda_check.reasons(device, cuda_plan.is_plain(args))
+                or cuda_plan.refusals(args, cuda_check.left_out(device))
+            )
         if isinstance(args, DenseBlockArgs):
-            return _dense_block_reasons(args) or cuda_check.reasons(args.input.device, plain=True)
+            device = args.input.device
+            return (
+                dense_block_reasons(args, cuda_plan.HALVES, _MAX_KERNEL)
+                or cuda_check.reasons(device, plain=True)
+                or _layer_refusals(args, cuda_check.left_out(device))
+            )
         assert isinstance(args, tuple)
         x: Tensor = args[0]
         if op == "residual_add" and (refused := dtype_reasons([x], tuple(cuda_plan.DTYPES))):
             return refused
-        return move_reasons(op, x) or cuda_check.reasons(x.device)
+        return move_reasons(op, x) or _shuffle_refusals(op, *args) or cuda_check.reasons(x.device)
 
     def slower(self, op: str, args: object) -> list[str]:
         return cuda_choice.slower(self.name, op, args)
@@ -250,17 +260,40 @@ def _conv_reasons(a: ConvArgs) -> list[str]:
         reasons.append(f"dilation {tuple(a.dilation)} is above 1")
     if a.upsample > 1 and max(a.stride) > 1:
         reasons.append("upsample needs stride 1")
-    extents = [*a.input.shape[2:], *a.output_shape()[2:], *map(abs, a.padding)]
-    if max(extents) >= _MAX_EXTENT:
-        reasons.append(f"an extent or padding is {_MAX_EXTENT} or more")
     return reasons
 
 
-def _dense_block_reasons(a: DenseBlockArgs) -> list[str]:
-    reasons = dense_block_reasons(a, cuda_plan.HALVES, _MAX_KERNEL)
-    if max(a.input.shape[2:]) >= _MAX_EXTENT:
-        reasons.append(f"an extent is {_MAX_EXTENT} or more")
-    return reasons
+def _layer_refusals(a: DenseBlockArgs, left_out: Sequence[str]) -> list[str]:
+    """Of a dense block's convolutions; asked at every call, and kept."""
+    weights = tuple(weight.shape for weight in a.weights)
+    return list(_refusals_by_shape(a.input.shape, weights, tuple(left_out)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _refusals_by_shape(
+    shape: torch.Size, weights: tuple[torch.Size, ...], left_out: tuple[str, ...]
+) -> tuple[str, ...]:
+    n, _, h, w = shape
+    found: dict[str, None] = {}
+    for weight in weights:
+        ci, k = weight[1:3]
+        x = torch.empty((n, h, w, ci + -ci % 8), dtype=torch.float16, device="meta").permute(0, 3, 1, 2)
+        layer = ConvArgs(x[:, :ci], torch.empty(weight, device="meta"), padding=(k // 2,) * 4)
+        found |= dict.fromkeys(cuda_plan.refusals(layer, left_out))
+    return tuple(found)
+
+
+def _shuffle_refusals(op: str, x: Tensor, *others: Any) -> list[str]:
+    """Of any op but convolutions; others: the factor, where it is a shuffle."""
+    if op not in ("pixel_shuffle", "pixel_unshuffle"):
+        return []
+    [factor] = others
+    fine = shuffled(x.shape, factor) if op == "pixel_shuffle" else x.shape
+    n, c, h, w = fine
+    strides = [dense_strides(shape, memory_format_of(x)) for shape in (unshuffled(fine, factor), fine)]
+    size = n, h // factor, w // factor, c
+    reason = cuda_plan.native.shuffle_refusal(size, *strides, factor, x.dtype.itemsize)
+    return [reason] if reason else []
 
 
 def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:

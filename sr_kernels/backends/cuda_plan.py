@@ -197,18 +197,15 @@ class ConvPlan:
         form, self.steps, made_for = _form(a, y, able, second)
         self.enlarges = form is not a
         a = form
-        co, ci = a.weight.shape[:2]
+        co = a.weight.shape[0]
         left, _, top, _ = a.padding
         self.outputs, self.settings = co, (a.pixel_shuffle, a.upsample, top, left)
-        parts = _parts(a)
         self.gathers = [made_for is None and bool(native.conv2d_gathers(step)) for step in self.steps]
-        first = next(iter(parts.values()))
-        inputs = ci * first.kh * first.kw if self.gathers[0] else ci
-        self.kernel = made_for or choose(able, co, inputs, is_plain(a))
+        self.kernel = made_for or _portable(a, self.steps[0], able)
         self.name = f"cuda/{self.kernel.name}"
         for step in self.steps:
             step.kernel = self.kernel.index
-        self.parts = tuple(parts)
+        self.parts = tuple(_parts(a))
         packing = self.kernel.name, co, tuple(self.gathers), self.parts, *self.settings
         self._weights_key = "cuda weights", *packing  # co: of an enlarging form four times the weight's
         self._packed: dict[int, _Packed] = {}
@@ -352,22 +349,47 @@ def _made_for(steps: Sequence[Any], able: Sequence[Kernel]) -> Kernel | None:
     return next((k for k in able if k.special and all(takes(k, step) for step in steps)), None)
 
 
+def _portable(a: ConvArgs, step: Any, able: Sequence[Kernel]) -> Kernel:
+    """The portable kernel for a, whose first step is given."""
+    co, ci = a.weight.shape[:2]
+    first = next(iter(_parts(a).values()))
+    inputs = ci * first.kh * first.kw if native.conv2d_gathers(step) else ci
+    return choose(able, co, inputs, is_plain(a))
+
+
 def has_special(a: ConvArgs, left_out: Sequence[str]) -> bool:
     """Whether a kernel made for some layers alone, and none of `left_out`, takes a; by shapes and strides, no
     tensor is touched."""
+    return _form(*_untouched(a), _able(a, left_out), None)[2] is not None
+
+
+def refusals(a: ConvArgs, left_out: Sequence[str]) -> list[str]:
+    """Why the portable kernels, none of `left_out`, do not take a; by shapes and strides, no tensor is
+    touched. They are asked where a special one takes it too: that may refuse it at another address."""
+    if 0 in a.output_shape():
+        return []
+    b, y = _untouched(a)
+    steps = [_step(b, y, phase, None) for phase in _parts(b).values()]
+    kernel = _portable(b, steps[0], _able(a, left_out))
+    found = []
+    for step in steps:
+        step.kernel = kernel.index
+        found.append(native.conv2d_refusal(step))
+    return [reason for reason in dict.fromkeys(found) if reason]
+
+
+def _untouched(a: ConvArgs) -> tuple[ConvArgs, Tensor]:
+    """(a, its result), tensors without memory that lie as the kernels read and write them."""
 
     def like(t: Tensor) -> Tensor:
         return pixel_major(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
 
     residuals = [(like(residual), weight) for residual, weight in a.residuals]
-    b = replace(
-        a, input=lay_out(like(a.input)), residuals=residuals, base=None if a.base is None else like(a.base)
-    )
+    base = None if a.base is None else like(a.base)
+    b = replace(a, input=lay_out(like(a.input)), residuals=residuals, base=base)
     shape = a.output_shape()
-    y = torch.empty_strided(
-        shape, dense_strides(shape, torch.channels_last), dtype=a.input.dtype, device="meta"
-    )
-    return _form(b, y, _able(a, left_out), None)[2] is not None
+    strides = dense_strides(shape, torch.channels_last)
+    return b, torch.empty_strided(shape, strides, dtype=a.input.dtype, device="meta")
 
 
 def _step(a: ConvArgs, y: Tensor, phase: Phase, second: Tensor | None) -> Any:

@@ -192,7 +192,7 @@ template <class Args, class Check>
 void tell(const char* name, void (*kernel)(Args), const Args& args, Check check) {
     std::string said;
     try {
-        srk::cuda::launch(kernel, dim3{1}, 128, kBytes, nullptr, args);
+        srk::cuda::launch({"fault", dim3{1}, 128, kBytes}, kernel, nullptr, args);
         said = check(args);
     } catch (const std::exception& error) {
         said = error.what();

@@ -78,6 +78,44 @@ def test_an_nvcc_that_does_not_start(tools, build, monkeypatch):
         build["cuda_archs"]()
 
 
+@pytest.mark.parametrize("archs", ["75", "8.6", "sm_86", "80 hopper"])
+def test_architectures_that_are_none(tools, build, monkeypatch, archs):
+    tools("nvcc", NVCC)
+    monkeypatch.setenv("SR_KERNELS_CUDA_ARCHS", archs)
+    with pytest.raises(
+        SystemExit, match=rf"{archs.split()[-1]} is none.* from 80 on, as 80 86 89 90a 120 is"
+    ):
+        build["cuda_archs"]()
+
+
+def test_what_the_toolkit_does_not_know_is_an_error_where_it_was_asked_for(tools, build, monkeypatch):
+    tools("nvcc", NVCC)
+    monkeypatch.setenv("SR_KERNELS_CUDA_ARCHS", "86, 120")
+    with pytest.raises(SystemExit, match="cannot compile for 120"):
+        build["cuda_archs"]()
+
+
+def test_hopper_without_its_own_kernels_is_said(tools, build, monkeypatch, capfd):
+    tools("nvcc", NVCC)
+    for archs, said in (("90a", False), ("86 90", True), ("90 90a", False)):
+        build["cuda_archs"].cache_clear()
+        monkeypatch.setenv("SR_KERNELS_CUDA_ARCHS", archs)
+        assert build["cuda_archs"]() == (archs.split(), "")
+        assert ("90a, not 90" in capfd.readouterr().err) == said
+
+
+def test_a_machine_without_nvcc(tools, build, monkeypatch):
+    monkeypatch.setitem(build["cuda_archs"].__wrapped__.__globals__, "find_nvcc", lambda: None)
+    tools("nvidia-smi", "echo 8.6")
+    archs, reason = build["cuda_archs"]()
+    assert archs == []
+    assert "nvcc is neither in CUDA_HOME nor on PATH: install" in reason
+    build["cuda_archs"].cache_clear()
+    monkeypatch.setenv("SR_KERNELS_CUDA_ARCHS", "86")
+    with pytest.raises(SystemExit, match="SR_KERNELS_CUDA_ARCHS=86, but nvcc is neither.*install"):
+        build["cuda_archs"]()
+
+
 @pytest.mark.parametrize("optional", [True, False])
 def test_what_nvcc_cannot_compile_is_left_out_unless_it_was_asked_for(
     tools, build, capfd, tmp_path, monkeypatch, optional

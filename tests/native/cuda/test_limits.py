@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sr_kernels import reference
-from sr_kernels.backends import cuda_plan
-from sr_kernels.backends.base import ConvArgs, dense_strides
+from sr_kernels.backends import cuda_plan, registry
+from sr_kernels.backends.base import BackendError, ConvArgs, DenseBlockArgs, dense_strides
 from tests import samples
 from tests.closeness import assert_as_close
 from tests.native.cuda.test_emulated import arguments, layer
@@ -40,9 +40,13 @@ def far(x, picture, row):
     c = x.shape[1]
     strides = picture, 1, row, c if c < 8 else c + -c % 8
     size = sum((n - 1) * s for n, s in zip(x.shape, strides, strict=True)) + 1
+    return reserved(size, x.dtype).as_strided(x.shape, strides).copy_(x)
+
+
+def reserved(size, dtype):
+    """Memory that is taken page by page where it is written to."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
-    memory = torch.frombuffer(mmap.mmap(-1, size * x.element_size(), flags), dtype=x.dtype)
-    return memory.as_strided(x.shape, strides).copy_(x)
+    return torch.frombuffer(mmap.mmap(-1, size * dtype.itemsize, flags), dtype=dtype)
 
 
 @pytest.mark.parametrize("pitch", ["rows", "pictures"])
@@ -65,22 +69,127 @@ def test_offsets_are_exact(hopper, name, pitch):
     assert_as_close(y.clone(), reference.conv2d(**plain), exact)
 
 
+COUNT = (
+    FAR + (1 << 27) + 3
+)  # elements of ops that go through them in order; the last ones are no whole vector
+STEP = 256 << 16  # indices from one to the next of a thread
+
+
+def parts(vector):
+    """What the first block of threads computes of COUNT elements: a run of each STEP vectors, then those that
+    make none."""
+    whole = COUNT // vector
+    runs = [slice(i * vector, min(i + 256, whole) * vector) for i in range(0, whole, STEP)]
+    assert runs[-1].start >= FAR
+    return [*runs, slice(whole * vector, COUNT)] if COUNT % vector else runs
+
+
+def filled(dtype, chosen, offset, random):
+    x = reserved(offset + COUNT + 64, dtype)[offset:]
+    for part in chosen:
+        size = (part.stop - part.start,)
+        x[part] = (
+            torch.randn(size, generator=random).to(dtype)
+            if dtype.is_floating_point
+            else torch.randint(0, 256, size, generator=random, dtype=torch.int32).to(dtype)
+        )
+    return x
+
+
+def poisoned(dtype, chosen, offset):
+    """Those elements, and 64 behind each run of them."""
+    y = reserved(offset + COUNT + 64, dtype)[offset:]
+    for part in chosen:
+        y[part.start : part.stop + 64] = torch.nan if dtype.is_floating_point else 77
+    return y
+
+
+def assert_untouched_behind(y, chosen):
+    for part in chosen:
+        behind = y[part.stop : part.stop + 64]
+        assert bool((behind.isnan() if y.is_floating_point() else behind == 77).all())
+
+
+@pytest.fixture
+def first_block(monkeypatch):
+    monkeypatch.setenv("SRK_EMULATE_BLOCK", "0")
+
+
+@pytest.mark.usefixtures("first_block")
+@pytest.mark.parametrize("offset", [0, 1], ids=["vectors", "elements"])
+@pytest.mark.parametrize("dtype", cuda_plan.DTYPES, ids=str)
+def test_a_sum_of_more_elements(extension, dtype, offset):
+    chosen, random = parts(1 if offset else 16 // dtype.itemsize), torch.Generator().manual_seed(0)
+    x, r1, r2 = (filled(dtype, chosen, offset, random) for _ in range(3))
+    y = poisoned(dtype, chosen, offset)
+    at = [t.data_ptr() for t in (x, r1, r2, y)]
+    extension.add(0, 0, *at, COUNT, 0.5, -1.5, 2.0, cuda_plan.DTYPES[dtype])
+    for part in chosen:
+        eager, exact = (
+            0.5 * x[part].to(d) - 1.5 * r1[part].to(d) + 2.0 * r2[part].to(d) for d in (dtype, torch.float64)
+        )
+        assert_as_close(y[part], eager, exact)
+    assert_untouched_behind(y, chosen)
+
+
+@pytest.mark.usefixtures("first_block")
+@pytest.mark.parametrize("offset", [0, 1], ids=["vectors", "elements"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16], ids=str)
+def test_pictures_of_more_elements(extension, dtype, offset):
+    chosen = parts(1 if offset else 4)
+    x = filled(dtype, chosen, offset, torch.Generator().manual_seed(0))
+    floats, back = poisoned(torch.float32, chosen, offset), poisoned(dtype, chosen, offset)
+    bits = 8 * dtype.itemsize
+    extension.image_to_float(0, 0, x.data_ptr(), floats.data_ptr(), COUNT, bits)
+    extension.float_to_image(0, 0, floats.data_ptr(), back.data_ptr(), COUNT, bits)
+    for part in chosen:
+        assert torch.equal(floats[part], x[part].float() / torch.iinfo(dtype).max)
+        assert torch.equal(back[part], x[part])
+    assert_untouched_behind(floats, chosen)
+    assert_untouched_behind(back, chosen)
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["pieces", "elements"])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_offsets_of_shuffles_are_exact(extension, offset, channels_last, inverse):
+    """Pictures, rows and, where these are contiguous, channels: each lies beyond."""
+    n, c, h, w, s = 2, 8 if channels_last else 2, 2, 8, 2
+
+    def memory(values):
+        picture = 8 * FAR + 64
+        of = (picture, 1, FAR, values.shape[1]) if channels_last else (picture, FAR, values.shape[3], 1)
+        size = sum((n - 1) * step for n, step in zip(values.shape, of, strict=True)) + 1
+        return reserved(size + offset, values.dtype)[offset:].as_strided(values.shape, of).copy_(values)
+
+    given = torch.randn(n, c * s * s, h, w, generator=torch.Generator().manual_seed(0)).half()
+    expected = reference.pixel_shuffle(given, s)
+    nan = torch.tensor(torch.nan, dtype=given.dtype)
+    coarse = memory(nan.expand_as(given) if inverse else given)
+    fine = memory(expected if inverse else nan.expand_as(expected))
+    at = coarse.data_ptr(), fine.data_ptr()
+    in_pieces = extension.shuffle(0, 0, *at, (n, h, w, c), coarse.stride(), fine.stride(), s, 2, inverse)
+    assert in_pieces == (offset == 0)
+    assert torch.equal(coarse, given)
+    assert torch.equal(fine, expected)
+
+
+def meta(shape, layout=torch.channels_last):
+    return torch.empty_strided(shape, dense_strides(shape, layout), dtype=torch.float16, device="meta")
+
+
+def convolution(shape, channels, k=3, **fields):
+    weight = meta((channels, shape[1], k, k))
+    a = ConvArgs(meta(shape), weight, padding=(k // 2,) * 4, **fields)
+    if a.base_mode != "none":
+        a.base = meta((shape[0], channels // a.pixel_shuffle**2, *shape[2:]))
+    return a
+
+
 def refusals(shape, channels, **fields):
     """Of a layer of the meta device: why each kernel does not take it."""
-    x, weight = (
-        torch.empty_strided(s, dense_strides(s, torch.channels_last), dtype=torch.float16, device="meta")
-        for s in (shape, (channels, shape[1], 3, 3))
-    )
-    a = ConvArgs(x, weight, padding=(1, 1, 1, 1), **fields)
-    if a.base_mode != "none":
-        base = shape[0], channels // a.pixel_shuffle**2, *shape[2:]
-        a.base = torch.empty_strided(
-            base, dense_strides(base, torch.channels_last), dtype=torch.float16, device="meta"
-        )
-    size = a.output_shape()
-    y = torch.empty_strided(
-        size, dense_strides(size, torch.channels_last), dtype=torch.float16, device="meta"
-    )
+    a = convolution(shape, channels, **fields)
+    y = meta(a.output_shape())
     [phase] = cuda_plan._parts(a).values()
     step, found = cuda_plan._step(a, y, phase, None), {}
     for kernel in cuda_plan.kernels():
@@ -121,9 +230,64 @@ def test_what_32_bits_do_not_hold_is_refused(hopper, shape, channels, fields, ta
         assert smaller[name] == ""
 
 
+def block(n, h, channels=16):
+    weights = [meta((16, channels + 16 * i, 3, 3)) for i in range(2)] + [
+        meta((channels, channels + 32, 3, 3))
+    ]
+    return DenseBlockArgs(meta((n, channels, h, 256)), weights, [None] * 3)
+
+
+LONG = FAR // 16
+REFUSED = {
+    "tiles": ("conv2d", convolution((1 << 25, 16, 256, 256), 64), "too many tiles"),
+    "tiles of phases": ("conv2d", convolution((1 << 25, 16, 256, 256), 8, upsample=3), "too many tiles"),
+    "tiles, three outputs": ("conv2d", convolution((1 << 25, 16, 256, 256), 3), "too many tiles"),
+    "width": ("conv2d", convolution((1, 16, 9, 1 << 30), 64), "an extent is out of range"),
+    "enlarged width": ("conv2d", convolution((1, 16, 9, 1 << 29), 64, upsample=2), "an extent is out"),
+    "outputs": ("conv2d", convolution((1, 16, 9, 9), 1 << 24), "too many outputs"),
+    "inputs": ("conv2d", convolution((1, 1 << 27, 3, 3), 8), "an extent is out of range"),
+    "tiles of a block": ("dense_block", block(1 << 25, 256), "too many tiles"),
+    "rows of a block": ("dense_block", block(1, 1 << 30), "an extent is out of range"),
+    "row": ("pixel_shuffle", (meta((1, 32, 1, LONG)), 2), "a row has 2^31 elements"),
+    "row of planes": ("pixel_shuffle", (meta((1, 4, 1, FAR // 2), torch.contiguous_format), 2), "a row has"),
+    "rows": ("pixel_shuffle", (meta((1, 4, FAR // 2, 1)), 2), "2^31 rows"),
+    "row back": ("pixel_unshuffle", (meta((1, 8, 2, 2 * LONG)), 2), "a row has 2^31 elements"),
+}
+TAKEN = {
+    "conv2d": convolution((1 << 15, 16, 256, 256), 64),
+    "dense_block": block(1 << 15, 256),
+    "pixel_shuffle": (meta((1, 32, 1, LONG - 1)), 2),
+    "pixel_unshuffle": (meta((1, 8, 2, 2 * LONG - 2)), 2),
+}
+
+
+@pytest.fixture
+def on_meta(hopper, monkeypatch):
+    """Tensors of the meta device as those of GPUs: the backend first, then PyTorch."""
+    monkeypatch.setattr(registry, "_ORDER", {"meta": ("cuda", "torch")})
+    monkeypatch.setitem(registry._backends, "cuda", hopper)
+    monkeypatch.setattr(registry, "_unavailable", {"cuda": []})
+    monkeypatch.setattr(registry, "_candidates", {})
+
+
+@pytest.mark.usefixtures("on_meta")
+@pytest.mark.parametrize(("op", "args", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_no_kernel_takes_is_known_before_it_runs(op, args, words):
+    if op != "dense_block":  # PyTorch has it in pieces, each of which is asked for
+        assert registry.select(op, "meta", args).name == "torch"
+    assert registry.willing(op, "meta", args) is not registry.find("cuda")
+    with pytest.raises(BackendError, match=words.replace("^", r"\^")):
+        registry.select(op, "meta", args, "cuda")
+
+
+@pytest.mark.usefixtures("on_meta")
+@pytest.mark.parametrize("op", TAKEN)
+def test_what_is_smaller_is_taken(op):
+    assert registry.select(op, "meta", TAKEN[op], "cuda").name == "cuda"
+
+
 def test_a_shuffle_of_too_long_a_row_raises(hopper, extension):
-    width = FAR // 16
-    with pytest.raises(RuntimeError, match=rf"pixel_shuffle of \(1, 32, 1, {width}\)"):
+    with pytest.raises(RuntimeError, match=rf"pixel_shuffle of \(1, 32, 1, {LONG}\), before its launch"):
         extension.shuffle(
-            0, 0, 2, 2, (1, 1, width, 8), (1, 1, 1, 32), (1, 1, 1, 8), 2, 2, False
+            0, 0, 2, 2, (1, 1, LONG, 8), (1, 1, 1, 32), (1, 1, 1, 8), 2, 2, False
         )  # addresses that nobody reads
