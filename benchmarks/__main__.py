@@ -24,7 +24,7 @@ from sr_kernels.bench.runner import Settings, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu-layers.json"
-AMX = RESULTS.with_name("cpu-amx.json")  # networks on a processor whose bf16 peers run on tiles
+ZEN5 = RESULTS.with_name("cpu-zen5.json")  # networks on a processor without tiles (AMX), by kernels of before
 
 
 def parser() -> argparse.ArgumentParser:
@@ -238,8 +238,8 @@ def write_documents() -> int:
         (readme, "bench", report.markdown(run, brief=True)),
         (performance, "bench", report.markdown(run)),
     ]
-    if AMX.exists():
-        blocks.append((performance, "amx", report.markdown(Run.read(AMX))))
+    if ZEN5.exists():
+        blocks.append((performance, "zen5", report.markdown(Run.read(ZEN5))))
     if sweep.RESULTS.exists():
         blocks.append((performance, "sweep", sweep.markdown(sweep.Sweep.read(sweep.RESULTS))))
     if roofline.RESULTS.exists():
