@@ -101,7 +101,8 @@ CASES: tuple[Case, ...] = (
         architecture="rrdbnet",
         checked=(64, 64),
         fewest=3,
-        without=("eager", "eager_bf16", "ncnn_bf16"),  # half a minute a round; slower than others of theirs
+        # half a minute a round, or minutes to convert (ncnn); slower than others of theirs
+        without=("eager", "eager_bf16", "ncnn", "ncnn_bf16"),
         targets=targets((2.5, 3.3), (1.3, 1.7)),
     ),
     NetworkCase(
