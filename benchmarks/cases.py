@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from benchmarks.problems import ChainCase, ConvCase, DenseBlockCase, MemoryCase, NetworkCase, TransposedCase
 from sr_kernels.bench.peers import BF16, FP32
@@ -12,6 +13,7 @@ from sr_kernels.bench.problem import Case, Target
 
 EAGER = ("eager", "eager_cl")
 FRAMEWORK = (*EAGER, "compiled")
+Optimized = partial(NetworkCase, optimized=True)
 
 
 def targets(fp32: tuple[float, float], bf16: tuple[float, float] | None = None) -> tuple[Target, ...]:
@@ -74,10 +76,10 @@ CASES: tuple[Case, ...] = (
     MemoryCase("uint8 picture to float", 720, 1280, op="image_to_float", channels=3),
     MemoryCase("float to uint8 picture", 720, 1280, op="float_to_image", channels=3),
     # whole networks
-    NetworkCase("embedded compact x2", 180, 320, scale=2, embedded=True),
-    NetworkCase("embedded compact x4", 180, 320, scale=4, embedded=True),
-    NetworkCase("SRVGG 64f/16 x4", 180, 320, targets=targets((2.6, 3.3), (1.5, 1.8))),
-    NetworkCase(
+    Optimized("embedded compact x2", 180, 320, scale=2, embedded=True),
+    Optimized("embedded compact x4", 180, 320, scale=4, embedded=True),
+    Optimized("SRVGG 64f/16 x4", 180, 320, targets=targets((2.6, 3.3), (1.5, 1.8))),
+    Optimized(
         "EDSR-baseline x4",
         180,
         320,
@@ -86,7 +88,7 @@ CASES: tuple[Case, ...] = (
         fewest=4,
         targets=targets((2.6, 3.3), (1.4, 1.7)),
     ),
-    NetworkCase(
+    Optimized(
         "RRDBNet-23 x4",
         64,
         64,
@@ -94,7 +96,7 @@ CASES: tuple[Case, ...] = (
         fewest=7,
         targets=targets((2.5, 3.3), (1.3, 1.7)),
     ),
-    NetworkCase(
+    Optimized(
         "RRDBNet-23 x4",
         256,
         256,
@@ -105,7 +107,7 @@ CASES: tuple[Case, ...] = (
         without=("eager", "eager_bf16", "ncnn", "ncnn_bf16"),
         targets=targets((2.5, 3.3), (1.3, 1.7)),
     ),
-    NetworkCase(
+    Optimized(
         "ESPCN x3",
         360,
         640,
@@ -114,10 +116,10 @@ CASES: tuple[Case, ...] = (
         sizes=(("channels", 3),),
         targets=targets((1.8, 2.5), (1.0, 1.3)),
     ),
-    NetworkCase("FSRCNN x4", 270, 480, architecture="fsrcnn", channels=1, targets=targets((2.5, 4.0))),
+    Optimized("FSRCNN x4", 270, 480, architecture="fsrcnn", channels=1, targets=targets((2.5, 4.0))),
     # with everybody limited to AVX2
-    NetworkCase("SRVGG 64f/16 x4 (AVX2)", 180, 320, group="avx2", targets=targets((1.7, 2.2))),
-    NetworkCase(
+    Optimized("SRVGG 64f/16 x4 (AVX2)", 180, 320, group="avx2", targets=targets((1.7, 2.2))),
+    Optimized(
         "RRDBNet-23 x4 (AVX2)",
         64,
         64,

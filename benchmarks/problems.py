@@ -237,13 +237,15 @@ class MemoryCase(Case):
 
 @dataclass(frozen=True)
 class NetworkCase(Case):
-    """A whole network. sizes: the constructors' arguments beside the scale; embedded: the shipped weights."""
+    """A whole network. sizes: the constructors' arguments beside the scale; embedded: the shipped weights;
+    optimized: ours is what `optimize` makes of the plain network, else the library's own model."""
 
     architecture: str = "srvgg"
     scale: int = 4
     channels: int = 3
     sizes: tuple[tuple[str, int], ...] = ()
     embedded: bool = False
+    optimized: bool = False
     group: str = "network"
 
     whole = True
@@ -259,7 +261,8 @@ class NetworkCase(Case):
             model.load_state_dict(network.state_dict())
         shape = (1, self.channels, self.height, self.width)
         inputs = (torch.rand(shape, generator=_generator()),)
-        return Problem(network, plain.frozen(model), inputs, base=getattr(network, "base", None))
+        ours = plain.frozen(network if self.optimized else model)
+        return Problem(network, ours, inputs, base=getattr(network, "base", None))
 
 
 def _generator() -> torch.Generator:

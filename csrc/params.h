@@ -41,8 +41,7 @@ struct ConvParams {
     int32_t base_mode, base_factor;
     int32_t dtype;   // of x, y, res1, res2 and base
     int32_t kernel;  // index in the kernel table of the chosen ISA
-    int32_t
-        chain;  // additions after which a sum is set aside, which bounds its rounding; Winograd has its own
+    int32_t chain;   // additions after which a sum is set aside: bounds its rounding; not Winograd's
     int32_t stream;  // results go past the caches: they are larger than these
     int32_t threads;
     float slope, scale, b1, b2;

@@ -59,7 +59,7 @@ def strips(layers: Sequence[ConvArgs], threads: int) -> Strips:
             break
     columns = _even(width, max(_BUDGET // pixel, _NARROWEST))
     if threads > 1:
-        images = layers[0].input.shape[0]
+        images = max(layers[0].input.shape[0], 1)
         across = images * -(-width // columns)
         turns = min(max(across * height // (_TALL * threads), 1), 4)  # strips for each thread
         count = min(-(-threads * turns // across), max(height // _LOWEST, 1))

@@ -81,9 +81,9 @@ class Layer:
         conv_shape = s.shape[0], s.weight[0], *self._args.conv_size()
         self._args.residuals = [(_dense(conv_shape, s.dtype), number) for number in s.residuals]
         self._args.base = None if s.base is None else _dense(s.base, s.dtype)
-        self._is_enlarging = cpu.is_enlarging(self._args)
+        self.is_enlarging = cpu.is_enlarging(self._args)  # packed differently; its sizes decide
         self._run = self._args
-        if self._is_enlarging:  # as cpu.as_shuffle
+        if self.is_enlarging:  # as cpu.as_shuffle
             co, *rest = s.weight
             weight = torch.empty(4 * co, *rest, dtype=s.dtype, device="meta")
             self._run = replace(self._args, weight=weight, upsample=1, pixel_shuffle=2)
@@ -130,7 +130,7 @@ class Layer:
         self, plan: ConvPlan, weight: Tensor, bias: Tensor | None, prelu: Tensor | None
     ) -> list[list[Tensor]]:
         """[weight, bias, PReLU weights, if any] of each step of a plan, in the kernel's order."""
-        if self._is_enlarging:
+        if self.is_enlarging:
             weight, bias, prelu = cpu_pack.enlarging(weight, bias, prelu)
         return plan.packed(weight, bias, prelu)
 

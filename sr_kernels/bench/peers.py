@@ -20,9 +20,10 @@ from sr_kernels.backends import use_backend
 from sr_kernels.bench import machine, runtimes
 from sr_kernels.bench.contender import Call, Contender
 from sr_kernels.bench.exchange import ncnn_file, onnx_file
-from sr_kernels.bench.problem import Problem
+from sr_kernels.bench.problem import Problem, Run
 from sr_kernels.bench.results import MEDIUM, OURS
 from sr_kernels.config import get_precision, set_precision
+from sr_kernels.optimizer import optimize
 
 
 def channels_last(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -32,26 +33,30 @@ def channels_last(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def ours(problem: Problem, backend: str = "auto") -> Call:
     """This package, channels_last inputs."""
-    inputs = channels_last(problem.inputs)
+    inputs, run = channels_last(problem.inputs), _built(problem)
     if backend == "auto":
-        return Call(lambda: problem.ours(*inputs))
+        return Call(lambda: run(*inputs))
 
     def call() -> Tensor:
         with use_backend(backend):
-            return problem.ours(*inputs)
+            return run(*inputs)
 
     return Call(call)
 
 
 def ours_medium(problem: Problem) -> Call:
     """This package under precision "medium", float32 tensors as before."""
-    inputs = channels_last(problem.inputs)
+    inputs, run = channels_last(problem.inputs), _built(problem)
 
     def call() -> Tensor:
         with set_precision("medium"):
-            return problem.ours(*inputs)
+            return run(*inputs)
 
     return Call(call)
+
+
+def _built(problem: Problem) -> Run:
+    return optimize(problem.plain) if problem.ours is problem.plain else problem.ours
 
 
 def eager(problem: Problem) -> Call:

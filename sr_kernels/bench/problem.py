@@ -15,7 +15,8 @@ Run = Callable[..., Tensor]
 
 @dataclass
 class Problem:
-    """A case made real. `plain` and `ours` take `inputs` and share their weights, float32."""
+    """A case made real. `plain` and `ours` take `inputs` and share their weights, float32. Where `ours` is
+    `plain` itself, what `optimize` makes of it is meant."""
 
     plain: nn.Module
     ours: Run

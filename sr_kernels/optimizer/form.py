@@ -22,6 +22,10 @@ from sr_kernels.optimizer.lowering import Lowering
 from sr_kernels.optimizer.schedule import Schedule
 from sr_kernels.optimizer.sizes import Misfit, Sizes, kind_of
 
+_MOST_BINDINGS = (
+    8  # of one module's constants that are remembered, each with packed weights where kernels differ
+)
+
 
 class Form:
     """A graph in the precision and by the instruction set and backend that were in force when it was made.
@@ -47,6 +51,8 @@ class Form:
         self._constants, self._fixed = lowered.constants, lowered.fixed
         constants = set(lowered.constants)
         self._kinds = {node: kind_of(value) for node, value in values.items() if node not in constants}
+        shapes = (values[node].shape for node in constants if isinstance(values[node], Tensor))
+        self._constant_extents = [(n, h, w) for n, _, h, w in filter(lambda s: len(s) == 4, shapes)]
         self._constant_kinds = {
             node: kind_of(values[node]) for node in lowered.constants if isinstance(values[node], Tensor)
         }
@@ -57,7 +63,7 @@ class Form:
         """The sizes of a run of the graph with constants of the same shapes and dtypes; None where the form
         is not for these."""
         try:
-            sizes = Sizes(values, self._layers, self._kinds)
+            sizes = Sizes(values, self._layers, self._kinds, self._constant_extents)
             return sizes if self._decisions.hold(sizes) else None
         except Misfit:
             return None
@@ -75,5 +81,7 @@ class Form:
                     kinds, programs = self._constant_kinds, self.schedule.programs
                     binding = Binding(module, self._constants, self._fixed, kinds, programs, table, held)
                     current = {key: other for key, other in known.items() if other.is_current()}
+                    for oldest in list(current)[: len(current) - _MOST_BINDINGS + 1]:
+                        del current[oldest]
                     self._bindings[module] = {**current, signature: binding}
         return binding

@@ -290,6 +290,7 @@ class Lowering:
     def _runs(self, layer: Layer, node: Node, x: Node) -> bool:
         if not self.decisions.ask(lambda sizes: sizes.layer(layer).is_native(), layer):
             return False
+        self.decisions.ask(lambda sizes: sizes.layer(layer).is_enlarging, "enlarging", layer)
 
         def as_it_comes(sizes: Sizes) -> bool:
             return sizes.layer(layer).is_native(memory_format_of(sizes.values[x]))

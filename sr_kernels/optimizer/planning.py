@@ -58,11 +58,12 @@ class Planner:
         tensors = [table[name] for table, name in tables]
         kinds = tuple(map(_shape, tensors)), tuple(map(_dtype, tensors))
         key = config.get_precision(), chosen(), current_isa(), *kinds
-        if key not in self._known:
+        known = self._known.get(key)
+        if known is None:
             if len(self._known) >= _MOST_FORMS:
                 self._known.clear()
-            self._known[key] = _Known(tensors)
-        return self._known[key]
+            known = self._known[key] = _Known(tensors)
+        return known
 
     def _session(self, known: _Known, values: Mapping[fx.Node, Any], inputs: Sequence[Any]) -> Session:
         for form in known.forms:

@@ -5,7 +5,7 @@ decide there would be decided alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from torch.fx import Node
 from sr_kernels.backends.cpu_program import Layer, Layers
 
 Shape = tuple[int, ...]
+Extent = tuple[int, int, int]
 T = TypeVar("T")
 
 
@@ -31,14 +32,19 @@ class Sizes:
     """The values of one recorded or inferred run, and shapes of the form in their sizes."""
 
     def __init__(
-        self, values: Mapping[Node, Any], layers: Layers, kinds: Mapping[Node, Any] | None = None
+        self,
+        values: Mapping[Node, Any],
+        layers: Layers,
+        kinds: Mapping[Node, Any] | None = None,
+        constants: Iterable[Extent] = (),
     ) -> None:
         """kinds: of the nodes' values in the form, those of constants apart; None for the form's own sizes.
-        Raises Misfit where two pictures of one size there have two here."""
+        constants: batch, height and width of these, which stay. Raises Misfit where two pictures of one size
+        there have two here."""
         self.values = values
         self._layers = layers
         self._is_own = kinds is None
-        self._extents: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+        self._extents: dict[Extent, Extent] = {extent: extent for extent in constants}
         self._known: dict[Layer, Layer] = {}
         for node, kind in (kinds or {}).items():
             found = kind_of(values[node])

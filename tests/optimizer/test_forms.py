@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import statistics
 import sys
@@ -14,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import sr_kernels
 from sr_kernels import ops, record_kernels
 from sr_kernels.optimizer.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
+from tests.closeness import assert_as_close
 from tests.models import plain
 from tests.optimizer.graphs import Builder, assert_same, interpreted, picture, poison, session_of
 from tests.optimizer.test_session_random import Drawing
@@ -44,6 +47,50 @@ def made(b, output, *inputs):
     """A form for these inputs."""
     b.graph.output(output)
     return Form(b.graph, values_of(b, *inputs))
+
+
+class Enlarging(nn.Module):
+    """Nearest x2 and 3x3 between layers of a kernel's own."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = (3, 16), (16, 16), (16, 16), (16, 3)
+        self.layers = nn.ModuleList(nn.Conv2d(*channels, 3, padding=1) for channels in sizes)
+        self.constant = nn.Parameter(torch.randn(1, 3, 8, 8))
+
+    def forward(self, x):
+        first, second, third, last = self.layers
+        x = F.relu(second(F.interpolate(F.relu(first(x)), scale_factor=2, mode="nearest")))
+        return last(F.relu(third(x)))
+
+
+class ConstantBase(Enlarging):
+    """A base of a size of its own."""
+
+    def forward(self, x):
+        first, second, _, last = self.layers
+        return last(F.relu(second(F.relu(first(x))))) + F.interpolate(self.constant, scale_factor=2.0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [1, 32])
+def test_an_enlarging_layer_is_another_kernel_on_one_row(first):
+    """Packed for the one, its weights are nothing for the other."""
+    model = Enlarging().eval()
+    fast = sr_kernels.optimize(model, torch.rand(1, 3, 32, 32))
+    with torch.inference_mode():
+        for height in (first, 33 - first, first + 2, 33 - first):
+            x = torch.rand(1, 3, height, 32)
+            assert_as_close(fast(x), model(x), copy.deepcopy(model).double()(x.double()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constant_has_a_size_of_its_own():
+    model = ConstantBase().eval()
+    x = torch.rand(1, 3, 16, 16)
+    fast = sr_kernels.optimize(model, x)
+    with torch.inference_mode():
+        assert_as_close(fast(x), model(x), copy.deepcopy(model).double()(x.double()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

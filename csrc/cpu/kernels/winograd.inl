@@ -3,7 +3,7 @@
 // 3x3 convolutions of stride 1 by minimal filtering, F(M x M, 3 x 3) (Winograd 1980; Lavin and Gray 2016).
 //
 // A block of T tiles, each M x M outputs, goes through three steps that stay in L2: the input transform makes V
-// [point][T][K], one small matrix product a point makes M [point][T][channels], and the inverse transform ends in
+// [K/16][T][point][16], one small matrix product a point makes M [point][T][channels], and the inverse transform ends in
 // the epilogue. Inputs are taken K = kDepth channels at a time, so that V stays small however wide the input is.
 
 constexpr int64_t kDepth = 64;
@@ -479,7 +479,7 @@ bool drive_winograd(const ConvParams& p, const WinogradProduct& whole, const Win
     const int64_t rows = (p.oh + M - 1) / M, columns = (p.ow + M - 1) / M;
     const int64_t units = (p.n * rows * columns + half.tiles - 1) / half.tiles;
     const int64_t input =
-        p.h * p.w * p.ci * element_size(p.dtype);  // what lies in L2 already needs no fetching
+        p.n * p.h * p.w * p.ci * element_size(p.dtype);  // what lies in L2 already needs no fetching
     // As few blocks as fit, and as many for each thread: all are done at the same time.
     const int64_t most = budget / (kPoints * 4 * (depth + group * channels)) / half.tiles;
     const auto whole_turns = [&](int64_t count) {
