@@ -15,7 +15,6 @@ from sr_kernels import models
 from sr_kernels.bench import plain
 from sr_kernels.bench.problem import Case, Problem
 from sr_kernels.models import SRModel
-from sr_kernels.optimizer import optimize
 from sr_kernels.pipeline import resolve_model
 
 
@@ -51,7 +50,7 @@ class ModelCase(Case):
         network = plain.of(model)
         shape = (1, model.in_channels, self.height, self.width)
         x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        return Problem(network, optimize(network), (x,), base=getattr(network, "base", None))
+        return Problem(network, network, (x,), base=getattr(network, "base", None))
 
 
 def _value(text: str) -> Any:

@@ -118,14 +118,12 @@ def test_what_cannot_be_done_is_told_before_anything_is_measured(arguments, mess
 
 
 def test_a_wrong_result_of_ours_fails(monkeypatch, capsys):
-    from sr_kernels.bench import model
-
     def wrong(network):
         other = copy.deepcopy(network)
         next(iter(other.parameters())).add_(0.01)
         return other
 
-    monkeypatch.setattr(model, "optimize", wrong)
+    monkeypatch.setattr(peers, "optimize", wrong)
     assert main(["bench", *TINY, *BRIEF, "--against", "eager"]) == 1
     printed = capsys.readouterr().out
     assert "WRONG" in printed
