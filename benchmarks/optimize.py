@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +76,12 @@ class Pair:
 
 def pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
     """The networks of both forms, by name, with the same weights."""
-    found: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {}
-    for name, kind in (
-        ("SRVGG 64f/16 x4", "srvgg"),
-        ("EDSR-baseline x4", "edsr"),
-        ("RRDBNet-23 x4", "rrdbnet"),
-    ):
-        found[name] = lambda name=name, kind=kind: _pair(public.plain_networks()[name], kind)  # type: ignore[misc]
-    found["SPAN 48f x4"] = _span
-    return found
+    kinds = {"SRVGG 64f/16 x4": "srvgg", "EDSR-baseline x4": "edsr", "RRDBNet-23 x4": "rrdbnet"}
+    return {**{name: partial(_pair, name, kind) for name, kind in kinds.items()}, "SPAN 48f x4": _span}
 
 
-def _pair(network: nn.Module, kind: str) -> tuple[nn.Module, nn.Module]:
-    own = create(kind)
+def _pair(name: str, kind: str) -> tuple[nn.Module, nn.Module]:
+    network, own = public.plain_networks()[name], create(kind)
     own.load_state_dict(network.state_dict())
     return network, plain.frozen(own)
 

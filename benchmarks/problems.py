@@ -252,17 +252,25 @@ class NetworkCase(Case):
 
     def build(self) -> Problem:
         if self.embedded:
-            model = models.embedded(self.scale)
-            network = plain.of(model)
+            network = plain.of(models.embedded(self.scale))
         else:
-            sizes = {"scale": self.scale, **dict(self.sizes)}
-            network = plain.frozen(plain.kaiming_(plain.NETWORKS[self.architecture](**sizes)))
-            model = models.create(self.architecture, **sizes)
-            model.load_state_dict(network.state_dict())
+            network = plain.kaiming_(plain.NETWORKS[self.architecture](**self._sizes()))
+        plain.frozen(network)
         shape = (1, self.channels, self.height, self.width)
         inputs = (torch.rand(shape, generator=_generator()),)
-        ours = plain.frozen(network if self.optimized else model)
+        ours = network if self.optimized else self._own(network)
         return Problem(network, ours, inputs, base=getattr(network, "base", None))
+
+    def _sizes(self) -> dict[str, int]:
+        return {"scale": self.scale, **dict(self.sizes)}
+
+    def _own(self, network: nn.Module) -> nn.Module:
+        """The library's model with the network's weights."""
+        if self.embedded:
+            return plain.frozen(models.embedded(self.scale))
+        model = models.create(self.architecture, **self._sizes())
+        model.load_state_dict(network.state_dict())
+        return plain.frozen(model)
 
 
 def _generator() -> torch.Generator:

@@ -140,8 +140,11 @@ void* scratch(size_t bytes, int use) {
 }
 
 int64_t second_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE  // glibc's
     static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return bytes > 0 ? bytes : 512 << 10;
+    if (bytes > 0) return bytes;
+#endif
+    return 512 << 10;
 }
 
 const char* openmp_library() { return runtime().path.c_str(); }

@@ -279,9 +279,11 @@ def _conv_slower(a: ConvArgs) -> list[str]:
         return ["PyTorch's own depthwise kernel is faster above 3x3"]
     if a.input.dtype == torch.bfloat16 and _bfloat16_is_slower(a):
         return ["PyTorch's own bfloat16 kernels are faster on this machine (AVX512-BF16, AMX)"]
-    n, (oh, ow), (co, ci) = a.input.shape[0], a.conv_size(), a.weight.shape[:2]
-    if a.groups == 1 and n * oh * ow <= _FEW_PIXELS and co * ci >= _MANY_WEIGHTS:
-        return [f"PyTorch's own kernels are faster for {n * oh * ow} pixels of so many channels"]
+    co, ci = a.weight.shape[:2]
+    if co * ci >= _MANY_WEIGHTS and a.groups == 1:
+        pixels = a.input.shape[0] * math.prod(a.conv_size())
+        if pixels <= _FEW_PIXELS:
+            return [f"PyTorch's own kernels are faster for {pixels} pixels of so many channels"]
     # A shuffle, an upsample or few outputs win more than the two conversions cost; a plain layer does not.
     plain = a.upsample == 1 and a.pixel_shuffle == 1 and a.weight.shape[0] > 4
     if plain and memory_format_of(a.input) == torch.contiguous_format and not _repays_conversion(a):

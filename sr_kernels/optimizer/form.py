@@ -22,9 +22,7 @@ from sr_kernels.optimizer.lowering import Lowering
 from sr_kernels.optimizer.schedule import Schedule
 from sr_kernels.optimizer.sizes import Misfit, Sizes, kind_of
 
-_MOST_BINDINGS = (
-    8  # of one module's constants that are remembered, each with packed weights where kernels differ
-)
+_MOST_BINDINGS = 8  # of one module that are remembered, with weights packed for its kernels
 
 
 class Form:

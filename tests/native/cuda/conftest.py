@@ -13,8 +13,7 @@ from tests.native.cuda import emulated
 
 @pytest.fixture(scope="session")
 def extension():
-    if emulated.compiler() is None:
-        pytest.skip("no C++ compiler with _Float16 here to compile the CUDA sources")
+    emulated.require()
     return emulated.build()
 
 

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
 CUDA = (
@@ -39,6 +41,12 @@ ORDERS = {
     for copies, early in (("late", "0"), ("early", "1"))
     for turns, down in (("up", "0"), ("down", "1"))
 }
+
+
+def require() -> None:
+    """Skips the test where the kernels' sources cannot be compiled."""
+    if compiler() is None:
+        pytest.skip("no C++ compiler with _Float16 here to compile the CUDA sources")
 
 
 def compiler() -> str | None:

@@ -56,8 +56,7 @@ DIFFERS = {
 
 @pytest.mark.parametrize("order", emulated.ORDERS)
 def test_what_the_emulation_says(order):
-    if emulated.compiler() is None:
-        pytest.skip("no C++ compiler with _Float16 here to compile the CUDA sources")
+    emulated.require()
     program = emulated.program(Path(__file__).parent / "faults.cpp")
     env = {**os.environ, **emulated.ORDERS[order]}
     done = subprocess.run([program], env=env, check=True, capture_output=True, text=True)

@@ -5,14 +5,11 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.native.cuda import emulated
 
 
 def test_index_maps():
-    if emulated.compiler() is None:
-        pytest.skip("no C++ compiler with _Float16 here to compile the CUDA sources")
+    emulated.require()
     program = emulated.program(Path(__file__).parent / "maps.cpp")
     done = subprocess.run([program], check=True, capture_output=True, text=True)
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
