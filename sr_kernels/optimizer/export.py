@@ -23,8 +23,9 @@ from sr_kernels.ops import _library
 from sr_kernels.optimizer import samples
 from sr_kernels.optimizer.copies import copied
 from sr_kernels.optimizer.module import Optimized
-from sr_kernels.optimizer.parity import Parity, Reference
+from sr_kernels.optimizer.proof.parity import Reference
 from sr_kernels.optimizer.region import Region
+from sr_kernels.optimizer.report import Parity
 from sr_kernels.optimizer.samples import Sample
 
 OPSET = 20

@@ -14,15 +14,16 @@ from torch.nn.parameter import is_lazy
 
 from sr_kernels import config
 from sr_kernels.backends import registry
-from sr_kernels.optimizer import prove, samples, timing
-from sr_kernels.optimizer.capture import unchanged
+from sr_kernels.optimizer import samples
 from sr_kernels.optimizer.copies import copied
+from sr_kernels.optimizer.graph.capture import unchanged
+from sr_kernels.optimizer.graph.structure import are_all_hooked
 from sr_kernels.optimizer.module import Optimized, finished
-from sr_kernels.optimizer.parity import outputs
+from sr_kernels.optimizer.proof import prove, timing
+from sr_kernels.optimizer.proof.parity import outputs
 from sr_kernels.optimizer.region import Region, Settings
 from sr_kernels.optimizer.report import Report
 from sr_kernels.optimizer.samples import Sample
-from sr_kernels.optimizer.structure import are_all_hooked
 
 
 def optimize(

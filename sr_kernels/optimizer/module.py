@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Mapping
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sr_kernels.optimizer.region import Region
-
-if TYPE_CHECKING:
-    from sr_kernels.optimizer.report import Report
+from sr_kernels.optimizer.report import Report
 
 
 class Optimized(nn.Module):

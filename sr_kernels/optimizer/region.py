@@ -28,18 +28,18 @@ from sr_kernels.backends.base import BackendError
 from sr_kernels.backends.kept import stamp_of
 from sr_kernels.nn.replays import CaptureError, Replays
 from sr_kernels.ops._signature import is_plain, is_watched
-from sr_kernels.optimizer import graphs
-from sr_kernels.optimizer.canonical import canonicalise
-from sr_kernels.optimizer.inplace import functionalise
-from sr_kernels.optimizer.reparametrised import is_spectral
-from sr_kernels.optimizer.replayed import is_replayable, replays_of
+from sr_kernels.optimizer.graph import graphs
+from sr_kernels.optimizer.graph.structure import Structure, are_all_hooked
+from sr_kernels.optimizer.graph.vocabulary import activate, channels_last, formatted
+from sr_kernels.optimizer.plan.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.rewrites import ALL, FINAL
-from sr_kernels.optimizer.structure import Structure, are_all_hooked
-from sr_kernels.optimizer.vocabulary import activate, channels_last, formatted
+from sr_kernels.optimizer.rewrites.canonical import canonicalise
+from sr_kernels.optimizer.rewrites.inplace import functionalise
+from sr_kernels.optimizer.rewrites.reparametrised import is_spectral
 
 if TYPE_CHECKING:
-    from sr_kernels.optimizer.planning import Planner
-    from sr_kernels.optimizer.session import Session
+    from sr_kernels.optimizer.plan.planning import Planner
+    from sr_kernels.optimizer.plan.session import Session
 
 
 class Rewritten:
@@ -401,7 +401,7 @@ class Region:
     def _by_session(self, module: nn.Module, values: list[Any], key: Hashable) -> Any:
         # the extension's, which need not be there
         from sr_kernels.backends.cpu import current_isa
-        from sr_kernels.optimizer.planning import Planner
+        from sr_kernels.optimizer.plan.planning import Planner
 
         key = config.get_precision(), registry.chosen(), current_isa(), key
         with self._lock:

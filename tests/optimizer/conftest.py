@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from sr_kernels import optimize
-from sr_kernels.optimizer import samples, timing
+from sr_kernels.optimizer import samples
+from sr_kernels.optimizer.proof import timing
 from tests.nn.fake_cuda import fake_cuda as fake_cuda
 from tests.optimizer.networks import net
 

@@ -13,9 +13,9 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from sr_kernels import ops, record_kernels
-from sr_kernels.optimizer import arena
-from sr_kernels.optimizer.form import Form
-from sr_kernels.optimizer.session import Session
+from sr_kernels.optimizer.plan import arena
+from sr_kernels.optimizer.plan.form import Form
+from sr_kernels.optimizer.plan.session import Session
 
 CL = torch.channels_last
 

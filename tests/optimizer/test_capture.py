@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_kernels import optimize
-from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.graph.capture import capture
 from tests.optimizer.networks import (
     Body,
     assert_original_runs,
@@ -521,7 +521,7 @@ def test_failing_forward():
 
 
 def test_optimize_never_raises_for_a_fault_of_its_own(monkeypatch):
-    from sr_kernels.optimizer import prove
+    from sr_kernels.optimizer.proof import prove
 
     monkeypatch.setattr(prove, "regions", no_work)
     fast = optimize(net())

@@ -17,7 +17,7 @@ from torch import nn
 
 import sr_kernels
 from sr_kernels import ops, record_kernels
-from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.graph.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
 from tests.closeness import assert_as_close
@@ -27,9 +27,9 @@ from tests.optimizer.test_session_random import Drawing
 
 pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
 
-from sr_kernels.optimizer.form import Form
-from sr_kernels.optimizer.planning import Planner
-from sr_kernels.optimizer.session import Session
+from sr_kernels.optimizer.plan.form import Form
+from sr_kernels.optimizer.plan.planning import Planner
+from sr_kernels.optimizer.plan.session import Session
 
 
 def values_of(b, *inputs):
@@ -96,8 +96,8 @@ def test_a_constant_has_a_size_of_its_own():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("seed", range(40))
 def test_any_graph_in_other_sizes(monkeypatch, seed, dtype):
-    monkeypatch.setattr("sr_kernels.optimizer.buffers._SMALL", seed % 2 * (1 << 30))
-    monkeypatch.setattr("sr_kernels.optimizer.chains._LARGE", 1 if seed % 3 else 1 << 30)
+    monkeypatch.setattr("sr_kernels.optimizer.plan.buffers._SMALL", seed % 2 * (1 << 30))
+    monkeypatch.setattr("sr_kernels.optimizer.plan.chains._LARGE", 1 if seed % 3 else 1 << 30)
     drawing = Drawing(seed, dtype)
     drawing.b.backend = "cpu"
     b, outputs = drawing.graph()
@@ -186,7 +186,7 @@ def test_what_sizes_decide_otherwise_is_another_form(network, first, other):
     ids=["small", "large"],
 )
 def test_thresholds_are_asked_again(monkeypatch, limit, size):
-    monkeypatch.setattr(f"sr_kernels.optimizer.{limit}", size)
+    monkeypatch.setattr(f"sr_kernels.optimizer.plan.{limit}", size)
     b = Builder(backend="cpu")
     h = b.conv(b.input(3), 8)
     wide = b.cat(h, b.conv(h, 4))

@@ -11,7 +11,7 @@ import torch
 import sr_kernels
 from benchmarks import span
 from sr_kernels.bench.plain import frozen, kaiming_
-from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.graph.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
 from tests.closeness import assert_as_close

@@ -13,7 +13,7 @@ from torch import nn
 from sr_kernels import optimize, set_precision
 from sr_kernels.optimizer import region as region_module
 from sr_kernels.optimizer import samples
-from sr_kernels.optimizer.parity import Outputs, Reference, outputs
+from sr_kernels.optimizer.proof.parity import Outputs, Reference, outputs
 from sr_kernels.optimizer.rewrites import ALL, Rewrite
 from sr_kernels.optimizer.samples import Sample, given, guessed, larger, seen_inside
 from tests.optimizer.networks import Body, Net, assert_ours, assert_same, conv, net, picture

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.public import PUBLIC, installed
 from sr_kernels import optimize
-from sr_kernels.optimizer.parity import Reference
+from sr_kernels.optimizer.proof.parity import Reference
 from sr_kernels.optimizer.samples import Sample
 
 pytestmark = pytest.mark.skipif(not installed(), reason="the package spandrel is not installed")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_kernels import optimize
-from sr_kernels.optimizer.replayed import is_replayable
+from sr_kernels.optimizer.plan.replayed import is_replayable
 from tests.nn.fake_cuda import stream
 from tests.optimizer.networks import assert_result, net, picture
 

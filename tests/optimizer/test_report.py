@@ -14,9 +14,8 @@ from torch import nn
 
 from sr_kernels import optimize
 from sr_kernels.optimizer import Report
-from sr_kernels.optimizer.capture import capture
-from sr_kernels.optimizer.parity import Parity
-from sr_kernels.optimizer.timing import Timing
+from sr_kernels.optimizer.graph.capture import capture
+from sr_kernels.optimizer.report import Parity, Timing
 from tests.optimizer.networks import Body, net, picture
 
 

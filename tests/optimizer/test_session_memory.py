@@ -225,7 +225,7 @@ def tail(b, h):
 @every_dtype
 @pytest.mark.parametrize("shape", [(1, 16, 17, 23), (2, 16, 40, 9)], ids=str)
 def test_large_layers_run_strip_by_strip(monkeypatch, dtype, shape):
-    monkeypatch.setattr("sr_kernels.optimizer.chains._LARGE", 1)
+    monkeypatch.setattr("sr_kernels.optimizer.plan.chains._LARGE", 1)
     b = Builder(dtype, "cpu")
     x = picture(*shape, dtype=dtype)
     h = b.conv(b.input(16), 16)
@@ -246,7 +246,7 @@ def test_thin_layers_run_one_by_one():
 
 @pytest.mark.parametrize("change", ["read twice", "given", "seen", "base"])
 def test_what_others_read_is_in_no_chain(monkeypatch, change):
-    monkeypatch.setattr("sr_kernels.optimizer.chains._LARGE", 1)
+    monkeypatch.setattr("sr_kernels.optimizer.plan.chains._LARGE", 1)
     b = Builder()
     first = b.conv(b.input(16), 16)
     h = b.conv(first, 16, base=first if change == "base" else None)

@@ -100,10 +100,10 @@ class Drawing:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("seed", range(40))
 def test_any_graph(monkeypatch, seed, dtype):
-    monkeypatch.setattr("sr_kernels.optimizer.buffers._SMALL", seed % 2 * (1 << 30))
-    monkeypatch.setattr("sr_kernels.optimizer.buffers._WORTH", 1.0)
-    monkeypatch.setattr("sr_kernels.optimizer.chains._LARGE", 1 if seed % 3 else 1 << 30)
-    monkeypatch.setattr("sr_kernels.optimizer.chains._WORTH", 1.0)
+    monkeypatch.setattr("sr_kernels.optimizer.plan.buffers._SMALL", seed % 2 * (1 << 30))
+    monkeypatch.setattr("sr_kernels.optimizer.plan.buffers._WORTH", 1.0)
+    monkeypatch.setattr("sr_kernels.optimizer.plan.chains._LARGE", 1 if seed % 3 else 1 << 30)
+    monkeypatch.setattr("sr_kernels.optimizer.plan.chains._WORTH", 1.0)
     b, outputs = Drawing(seed, dtype).graph()
     shape = 1 + seed % 2, 6 + seed % 5, 7 + seed % 3
     inputs = (picture(shape[0], c, *shape[1:], dtype=dtype, layout=CL, seed=c) for c in (3, 8))

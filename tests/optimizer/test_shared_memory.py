@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_kernels import optimize, record_kernels
-from sr_kernels.optimizer.replayed import is_replayable
+from sr_kernels.optimizer.plan.replayed import is_replayable
 from tests.optimizer.networks import Body, assert_ours, assert_result, assert_same, conv, net, picture
 
 

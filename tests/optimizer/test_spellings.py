@@ -11,7 +11,7 @@ from torch import nn
 
 import sr_kernels
 from sr_kernels import ops
-from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.graph.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Settings
 from tests.optimizer.rewrites.small import Of, calls, check, names, rewritten, shaken

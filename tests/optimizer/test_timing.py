@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sr_kernels import optimize
-from sr_kernels.optimizer import timing
+from sr_kernels.optimizer.proof import timing
 from tests.optimizer.networks import assert_original_runs, assert_ours, net, picture
 
 

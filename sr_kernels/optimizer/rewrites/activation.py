@@ -10,9 +10,9 @@ from typing import Any
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import argument, is_call, operands, shapes, sole_user
+from sr_kernels.optimizer.graph.graphs import argument, is_call, operands, shapes, sole_user
+from sr_kernels.optimizer.graph.vocabulary import activate
 from sr_kernels.optimizer.rewrites.convs import grow, is_conv, option
-from sr_kernels.optimizer.vocabulary import activate
 
 
 def apply(graph: fx.Graph) -> int:

@@ -33,13 +33,22 @@ from typing import Any
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import constant, insert, is_call, operands, replace, shapes, sole_user, sweep
+from sr_kernels.optimizer.graph.graphs import (
+    constant,
+    insert,
+    is_call,
+    operands,
+    replace,
+    shapes,
+    sole_user,
+    sweep,
+)
+from sr_kernels.optimizer.graph.vocabulary import batch_norm
 from sr_kernels.optimizer.rewrites import weights
 from sr_kernels.optimizer.rewrites.convs import Geometry, geometry, is_bare, is_conv, reads, without_defaults
 from sr_kernels.optimizer.rewrites.fold_norm import affine
 from sr_kernels.optimizer.rewrites.padding import plain
 from sr_kernels.optimizer.rewrites.residual import factor_of
-from sr_kernels.optimizer.vocabulary import batch_norm
 
 _CHEAP = 9  # taps
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from sr_kernels.optimizer.graphs import constant, insert, is_call, number, operands, shapes, sole_user
+from sr_kernels.optimizer.graph.graphs import constant, insert, is_call, number, operands, shapes, sole_user
 from sr_kernels.optimizer.rewrites import residual, weights
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, is_free, option, reads
 

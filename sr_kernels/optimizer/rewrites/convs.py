@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from sr_kernels import ops
 from sr_kernels.ops import _arguments
-from sr_kernels.optimizer.graphs import constant, is_call, shapes, sole_user, static
+from sr_kernels.optimizer.graph.graphs import constant, is_call, shapes, sole_user, static
 
 DEFAULTS: dict[str, Any] = {
     "stride": 1,

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import is_call, operands, replace, shapes, sweep
+from sr_kernels.optimizer.graph.graphs import is_call, operands, replace, shapes, sweep
 from sr_kernels.optimizer.rewrites.convs import geometry, is_conv, option
 
 _ADDED = 2  # residuals of the op beside its input

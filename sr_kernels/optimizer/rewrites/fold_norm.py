@@ -16,10 +16,10 @@ from __future__ import annotations
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import constant, insert, is_call, sole_user
+from sr_kernels.optimizer.graph.graphs import constant, insert, is_call, sole_user
+from sr_kernels.optimizer.graph.vocabulary import batch_norm
 from sr_kernels.optimizer.rewrites import weights
 from sr_kernels.optimizer.rewrites.convs import TRANSPOSED, geometry, is_bare, reads
-from sr_kernels.optimizer.vocabulary import batch_norm
 
 
 def apply(graph: fx.Graph) -> int:

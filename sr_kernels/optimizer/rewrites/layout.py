@@ -7,8 +7,8 @@ from __future__ import annotations
 from torch import fx
 from torch.fx.node import map_arg
 
-from sr_kernels.optimizer.graphs import insert, is_image, placeholders
-from sr_kernels.optimizer.vocabulary import channels_last, formatted
+from sr_kernels.optimizer.graph.graphs import insert, is_image, placeholders
+from sr_kernels.optimizer.graph.vocabulary import channels_last, formatted
 
 
 def apply(graph: fx.Graph) -> int:

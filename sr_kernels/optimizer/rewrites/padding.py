@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import fx
 
-from sr_kernels.optimizer.graphs import is_call, replace
+from sr_kernels.optimizer.graph.graphs import is_call, replace
+from sr_kernels.optimizer.graph.vocabulary import pad
 from sr_kernels.optimizer.rewrites.convs import geometry, reads
-from sr_kernels.optimizer.vocabulary import pad
 
 _Sides = tuple[int, int, int, int]
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import fx
 
-from sr_kernels.optimizer.graphs import is_call, number, operands, shapes, sole_user
+from sr_kernels.optimizer.graph.graphs import is_call, number, operands, shapes, sole_user
+from sr_kernels.optimizer.graph.vocabulary import enlarge
 from sr_kernels.optimizer.rewrites.convs import grow, is_free, option
-from sr_kernels.optimizer.vocabulary import enlarge
 
 _MOST = 2  # residuals of the op
 

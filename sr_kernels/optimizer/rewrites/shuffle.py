@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import fx
 
 from sr_kernels import ops
-from sr_kernels.optimizer.graphs import is_call
+from sr_kernels.optimizer.graph.graphs import is_call
 from sr_kernels.optimizer.rewrites.convs import grow, is_free, option
 
 

@@ -20,7 +20,7 @@ from torch import fx
 from sr_kernels import ops
 from sr_kernels.ops import _arguments
 from sr_kernels.ops._conv_transpose2d import as_convolution
-from sr_kernels.optimizer.graphs import constant, insert, is_call, operands, replace, shapes
+from sr_kernels.optimizer.graph.graphs import constant, insert, is_call, operands, replace, shapes
 from sr_kernels.optimizer.rewrites import weights
 from sr_kernels.optimizer.rewrites.convs import TRANSPOSED, without_defaults
 from sr_kernels.optimizer.rewrites.padding import plain

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from sr_kernels.optimizer.graphs import is_call
+from sr_kernels.optimizer.graph.graphs import is_call
+from sr_kernels.optimizer.graph.vocabulary import enlarge
 from sr_kernels.optimizer.rewrites.convs import option, reads
-from sr_kernels.optimizer.vocabulary import enlarge
 
 
 def apply(graph: fx.Graph) -> int:

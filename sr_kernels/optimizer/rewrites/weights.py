@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from sr_kernels.ops import _conv_transpose2d
-from sr_kernels.optimizer import graphs
-from sr_kernels.optimizer.graphs import insert, is_call
+from sr_kernels.optimizer.graph import graphs
+from sr_kernels.optimizer.graph.graphs import insert, is_call
 
 # Functions of tensors.
 

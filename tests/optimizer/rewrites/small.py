@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_kernels.optimizer import graphs
-from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.graph import graphs
+from sr_kernels.optimizer.graph.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
 from tests.closeness import assert_as_close_together

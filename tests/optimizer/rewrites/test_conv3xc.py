@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr_kernels.optimizer.capture import capture
+from sr_kernels.optimizer.graph.capture import capture
 from tests.closeness import assert_as_close_together
 from tests.optimizer.rewrites.small import F, check, shaken
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_map_only
 
-from sr_kernels.optimizer.buffers import Placing
-from sr_kernels.optimizer.programs import Emit, Recipes, emitted
-from sr_kernels.optimizer.steps import Buffer, Call, Lowered, Step, Value
+from sr_kernels.optimizer.plan.buffers import Placing
+from sr_kernels.optimizer.plan.programs import Emit, Recipes, emitted
+from sr_kernels.optimizer.plan.steps import Buffer, Call, Lowered, Step, Value
 
 
 @dataclass(frozen=True, slots=True)

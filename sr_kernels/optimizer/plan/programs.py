@@ -18,8 +18,8 @@ from sr_kernels.backends import cpu_chain
 from sr_kernels.backends.base import dense_strides
 from sr_kernels.backends.cpu_plan import ConvPlan
 from sr_kernels.backends.cpu_program import NONE, Layer, Operand, Program, Table
-from sr_kernels.optimizer.sizes import Shape, Sizes
-from sr_kernels.optimizer.steps import Add, Chain, Conv, Copy, Shuffle, Step, Value
+from sr_kernels.optimizer.plan.sizes import Shape, Sizes
+from sr_kernels.optimizer.plan.steps import Add, Chain, Conv, Copy, Shuffle, Step, Value
 
 Constants = Mapping[Node, Any]
 Emit = Callable[[Program, Table, Constants], None]

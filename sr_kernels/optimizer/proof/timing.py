@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +13,12 @@ from torch.utils._pytree import tree_map
 
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region
+from sr_kernels.optimizer.report import Report, Timing
 from sr_kernels.optimizer.samples import Sample
-
-if TYPE_CHECKING:
-    from sr_kernels.optimizer.report import Report
 
 _FEWEST, _MOST = 3, 15  # rounds, beside one that is not counted
 _SECONDS = 1.0  # after which there are no further ones
 _SLOWER = 0.97  # ratios of the shortest runs below, in two measurements, are no noise
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The shortest of interleaved runs, which other load disturbs least, milliseconds."""
-
-    shape: tuple[int, ...]
-    eager: float
-    eager_channels_last: float
-    ours: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast as the faster eager."""
-        return min(self.eager, self.eager_channels_last) / self.ours
 
 
 def kept(model: nn.Module, regions: dict[str, Region], sample: Sample, report: Report) -> dict[str, Region]:

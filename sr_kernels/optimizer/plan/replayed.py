@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from sr_kernels.nn.conv import is_hooked
 from sr_kernels.nn.replays import Replays
-from sr_kernels.optimizer.graphs import is_random, lookup, table_of
+from sr_kernels.optimizer.graph.graphs import is_random, lookup, table_of
 
 
 def is_replayable(graph: fx.Graph, module: nn.Module) -> bool:

@@ -14,13 +14,13 @@ from torch.fx import Graph, Node
 
 from sr_kernels.backends.cpu import current_isa
 from sr_kernels.backends.cpu_program import Table
-from sr_kernels.optimizer import buffers
-from sr_kernels.optimizer.arena import Pool
-from sr_kernels.optimizer.binding import Binding
-from sr_kernels.optimizer.chains import chained
-from sr_kernels.optimizer.lowering import Lowering
-from sr_kernels.optimizer.schedule import Schedule
-from sr_kernels.optimizer.sizes import Misfit, Sizes, kind_of
+from sr_kernels.optimizer.plan import buffers
+from sr_kernels.optimizer.plan.arena import Pool
+from sr_kernels.optimizer.plan.binding import Binding
+from sr_kernels.optimizer.plan.chains import chained
+from sr_kernels.optimizer.plan.lowering import Lowering
+from sr_kernels.optimizer.plan.schedule import Schedule
+from sr_kernels.optimizer.plan.sizes import Misfit, Sizes, kind_of
 
 _MOST_BINDINGS = 8  # of one module that are remembered, with weights packed for its kernels
 

@@ -28,9 +28,9 @@ from sr_kernels.backends.params import DTYPES
 from sr_kernels.backends.registry import chosen, select
 from sr_kernels.ops import _arguments
 from sr_kernels.ops._conv_transpose2d import as_convolution, repeated
-from sr_kernels.optimizer.graphs import is_random
-from sr_kernels.optimizer.sizes import Decisions, Sizes
-from sr_kernels.optimizer.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuffle, Step, Value
+from sr_kernels.optimizer.graph.graphs import is_random
+from sr_kernels.optimizer.plan.sizes import Decisions, Sizes
+from sr_kernels.optimizer.plan.steps import Add, Call, Cat, Conv, Copy, Lowered, Shuffle, Step, Value
 
 _TENSORS = frozenset(("input", "weight", "bias", "prelu_weight", "residual", "base", "layers"))
 _EPILOGUE = ("activation", "negative_slope", "backend")

@@ -14,15 +14,15 @@ from torch.utils._pytree import tree_map_only
 
 from sr_kernels.backends import registry
 from sr_kernels.backends.cpu_program import Operand, Table
-from sr_kernels.optimizer.arena import Arena
-from sr_kernels.optimizer.binding import Binding
-from sr_kernels.optimizer.buffers import arrange
-from sr_kernels.optimizer.form import Form
-from sr_kernels.optimizer.lowering import same_layout
-from sr_kernels.optimizer.programs import operand_of
-from sr_kernels.optimizer.schedule import Segment, filled
-from sr_kernels.optimizer.sizes import Sizes
-from sr_kernels.optimizer.steps import Value
+from sr_kernels.optimizer.plan.arena import Arena
+from sr_kernels.optimizer.plan.binding import Binding
+from sr_kernels.optimizer.plan.buffers import arrange
+from sr_kernels.optimizer.plan.form import Form
+from sr_kernels.optimizer.plan.lowering import same_layout
+from sr_kernels.optimizer.plan.programs import operand_of
+from sr_kernels.optimizer.plan.schedule import Segment, filled
+from sr_kernels.optimizer.plan.sizes import Sizes
+from sr_kernels.optimizer.plan.steps import Value
 
 
 class _Kind(NamedTuple):

@@ -15,11 +15,12 @@ from torch import fx, nn
 from sr_kernels import ops
 from sr_kernels.backends.base import with_format
 from sr_kernels.nn.activation import arguments_of
-from sr_kernels.optimizer import graphs, reparametrised
-from sr_kernels.optimizer.conv3xc import conv3xc, is_conv3xc
-from sr_kernels.optimizer.graphs import is_image, is_tensor, lookup, number, replace
+from sr_kernels.optimizer.graph import graphs
+from sr_kernels.optimizer.graph.graphs import is_image, is_tensor, lookup, number, replace
+from sr_kernels.optimizer.graph.vocabulary import activate, batch_norm, enlarge, pad
+from sr_kernels.optimizer.rewrites import reparametrised
+from sr_kernels.optimizer.rewrites.conv3xc import conv3xc, is_conv3xc
 from sr_kernels.optimizer.rewrites.convs import DEFAULTS
-from sr_kernels.optimizer.vocabulary import activate, batch_norm, enlarge, pad
 
 Known = tuple[Any, tuple[Any, ...], dict[str, Any]]
 

@@ -14,7 +14,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from sr_kernels.backends.cpu_program import Program, Table
-from sr_kernels.optimizer.programs import Emit
+from sr_kernels.optimizer.plan.programs import Emit
 
 _version = operator.attrgetter("_version")
 

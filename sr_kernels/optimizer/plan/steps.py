@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from sr_kernels.backends.cpu_program import Layer, Layers
-from sr_kernels.optimizer.sizes import Decisions, Shape
+from sr_kernels.optimizer.plan.sizes import Decisions, Shape
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from sr_kernels.optimizer.graphs import Refused, execute, lookup, placeholders
+from sr_kernels.optimizer.graph.graphs import Refused, execute, lookup, placeholders
 
 _OPERATORS = {
     operator.iadd: operator.add,

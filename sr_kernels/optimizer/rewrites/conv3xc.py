@@ -20,9 +20,9 @@ from torch import fx, nn
 
 from sr_kernels import ops
 from sr_kernels.nn.conv import is_hooked, is_plain
-from sr_kernels.optimizer.capture import leaf
+from sr_kernels.optimizer.graph.capture import leaf
+from sr_kernels.optimizer.graph.vocabulary import activate
 from sr_kernels.optimizer.rewrites import weights
-from sr_kernels.optimizer.vocabulary import activate
 
 _SLOPE = 0.05
 

@@ -19,7 +19,7 @@ from sr_kernels import ops
 from sr_kernels.backends.base import memory_format_of, with_format
 from sr_kernels.nn.checks import check_picture
 from sr_kernels.nn.conv import is_hooked
-from sr_kernels.optimizer.reasons import why_not_followed
+from sr_kernels.optimizer.graph.reasons import why_not_followed
 
 
 @dataclass(slots=True)

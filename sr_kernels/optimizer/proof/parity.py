@@ -9,7 +9,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_flatten
 
 from sr_kernels import config
 from sr_kernels.optimizer.copies import copied
+from sr_kernels.optimizer.report import Parity
 from sr_kernels.optimizer.samples import Sample
 
 # How many times eager's error ours may be, see docs/design.md; for "medium" the error of eager in bfloat16.
@@ -31,18 +31,6 @@ _MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": torch.max,
     "rms": lambda t: t.square().mean().sqrt(),
 }
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Errors of the output that comes closest to its limit, relative to its root mean square."""
-
-    ours: float  # largest error, or difference from eager where there is no reference
-    eager: float
-    limit: float  # what the largest error may be
-    exact: bool  # held against float64
-    holds: bool  # largest and root-mean-square errors within their limits
-    text: str  # the first thing that does not hold
 
 
 class Reference:

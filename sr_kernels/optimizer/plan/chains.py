@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sr_kernels.backends import cpu_chain
-from sr_kernels.optimizer.sizes import Decisions
-from sr_kernels.optimizer.steps import Chain, Conv, Step
+from sr_kernels.optimizer.plan.sizes import Decisions
+from sr_kernels.optimizer.plan.steps import Chain, Conv, Step
 
 # Bytes between two layers from which on memory decides; strips of so few layers overlap little.
 _LARGE, _MOST = 128 << 20, 4

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from torch.fx import Node
 
-from sr_kernels.optimizer.arena import ALIGNMENT
-from sr_kernels.optimizer.steps import Add, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
+from sr_kernels.optimizer.plan.arena import ALIGNMENT
+from sr_kernels.optimizer.plan.steps import Add, Buffer, Call, Cat, Conv, Copy, Lowered, Step, Value
 
 # Bytes of a wide buffer that may outlive its concatenation for the sake of a part: caches hold it anyway.
 _SMALL = 256 << 10

@@ -20,9 +20,9 @@ from sr_kernels.backends.base import dense_strides, memory_format_of, shuffled, 
 from sr_kernels.backends.cpu import current_isa
 from sr_kernels.backends.registry import chosen
 from sr_kernels.ops import _arguments
-from sr_kernels.optimizer import graphs
-from sr_kernels.optimizer.form import Form
-from sr_kernels.optimizer.session import Session
+from sr_kernels.optimizer.graph import graphs
+from sr_kernels.optimizer.plan.form import Form
+from sr_kernels.optimizer.plan.session import Session
 
 _MOST_FORMS = 8  # of one graph that are remembered
 _shape, _dtype = operator.attrgetter("shape"), operator.attrgetter("dtype")

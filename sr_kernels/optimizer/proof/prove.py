@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import nn
 
 from sr_kernels import config
-from sr_kernels.optimizer import graphs, samples
-from sr_kernels.optimizer.capture import Capture, capture, inside
+from sr_kernels.optimizer import samples
+from sr_kernels.optimizer.graph import graphs
+from sr_kernels.optimizer.graph.capture import Capture, capture, inside
 from sr_kernels.optimizer.module import assembled
-from sr_kernels.optimizer.parity import Parity, Reference
+from sr_kernels.optimizer.proof.parity import Reference
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
-from sr_kernels.optimizer.report import Report
+from sr_kernels.optimizer.report import Parity, Report
 from sr_kernels.optimizer.samples import Sample
 
 
