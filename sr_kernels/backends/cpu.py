@@ -38,9 +38,10 @@ _MAX_KERNEL = 9
 _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
 # Below, eager's few additions are so exact that the transforms alone are off by more than 4 times as much.
 _WINOGRAD_INPUTS = 12
-# So few pixels of so many channels take as long as their weights take to come: eager took 0.3 to 0.85 of our
-# time for 128 and 256 channels of 4x4 and 8x8, 0.5 and 1.15 for 512, and twice our time for both of 16x16.
-_FEW_PIXELS, _MANY_WEIGHTS = 64, 128 * 128
+# So few pixels of so many channels take as long as their weights take to come, of which Winograd's algorithm
+# has four times as many: direct kernels took 0.25 to 0.8 of its time for 64 and more channels of 4x4 and 6x6,
+# as long for 8x8.
+_FEW_PIXELS, _MANY_WEIGHTS = 36, 64 * 64
 # Inputs that fill the products of bfloat16 values well enough; windows whose rows fit a strip of input.
 _BF16_INPUTS = 16
 _BF16_REACH = 16
@@ -279,11 +280,6 @@ def _conv_slower(a: ConvArgs) -> list[str]:
         return ["PyTorch's own depthwise kernel is faster above 3x3"]
     if a.input.dtype == torch.bfloat16 and _bfloat16_is_slower(a):
         return ["PyTorch's own bfloat16 kernels are faster on this machine (AVX512-BF16, AMX)"]
-    co, ci = a.weight.shape[:2]
-    if co * ci >= _MANY_WEIGHTS and a.groups == 1:
-        pixels = a.input.shape[0] * math.prod(a.conv_size())
-        if pixels <= _FEW_PIXELS:
-            return [f"PyTorch's own kernels are faster for {pixels} pixels of so many channels"]
     # A shuffle, an upsample or few outputs win more than the two conversions cost; a plain layer does not.
     plain = a.upsample == 1 and a.pixel_shuffle == 1 and a.weight.shape[0] > 4
     if plain and memory_format_of(a.input) == torch.contiguous_format and not _repays_conversion(a):
@@ -337,11 +333,13 @@ def as_shuffle(a: ConvArgs) -> ConvArgs:
 
 
 def _winograd(a: ConvArgs, oh: int, ow: int) -> bool:
-    """Whether F(4, 3) computes this layer: within the precision in force, and without many outputs that lie
-    in tiles and outside the picture."""
+    """Whether F(4, 3) computes this layer: within the precision in force, for more than a few pixels, and
+    without many outputs that lie in tiles and outside the picture."""
+    co, ci, kh, kw = a.weight.shape
     return (
-        a.weight.shape[2] == a.weight.shape[3] == 3
-        and a.weight.shape[1] >= _WINOGRAD_INPUTS
+        kh == kw == 3
+        and ci >= _WINOGRAD_INPUTS
+        and (a.input.shape[0] * oh * ow > _FEW_PIXELS or co * ci < _MANY_WEIGHTS)
         and a.groups == a.upsample == 1
         and max(*a.stride, *a.dilation) == 1
         and (oh + -oh % 4) * (ow + -ow % 4) <= 2 * oh * ow

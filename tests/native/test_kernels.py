@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -253,12 +254,41 @@ def test_every_number_of_threads_gives_the_same_bits(monkeypatch, isa, kernel):
             torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("channels", "side", "ours"), [(128, 8, False), (128, 12, True), (64, 8, True)])
-def test_few_pixels_of_many_channels_are_left_to_pytorch(channels, side, ours):
+@pytest.mark.parametrize(
+    ("channels", "side", "kind"), [(64, 6, "direct"), (64, 7, "winograd"), (32, 6, "winograd")]
+)
+def test_few_pixels_of_many_channels(channels, side, kind):
     x = torch.randn(1, channels, side, side).contiguous(memory_format=torch.channels_last)
     with record_kernels() as names:
         ops.conv2d(x, torch.randn(channels, channels, 3, 3), padding=1)
-    assert names[0].startswith("cpu/winograd" if ours else "torch/conv2d")
+    assert names[0].startswith(f"cpu/{kind}")
+
+
+@winograd_kernels
+def test_tiles_that_do_not_exist_take_no_time(monkeypatch, isa, kernel):
+    """A product takes several tiles; what lies in the place of missing ones is not to be multiplied where it
+    is denormal, which takes a hundred times as long."""
+    normal = layer(isa, kernel, height=4, width=4)
+    tiny = replace(normal, input=torch.full((1, normal.input.shape[1], 60, 60), 1e-41))
+
+    def seconds(args):
+        found = []
+        y = torch.empty(args.output_shape()).contiguous(memory_format=torch.channels_last)
+        with cpu.limit_isa(isa), monkeypatch.context() as patch:
+            patch.setattr(cpu.Isa, "kernel_for", lambda *_: kernel)
+            plan = cpu.make_plan(args, y)
+            steps, addresses, _alive = plan.bind(args, y)
+            for _ in range(20):
+                start = time.perf_counter()
+                cpu._C.conv2d_steps(kernel.isa, steps, addresses, 1)
+                found.append(time.perf_counter() - start)
+        return min(found)
+
+    whole = replace(normal, input=torch.randn(1, normal.input.shape[1], 60, 60))
+    seconds(whole)
+    before = seconds(normal)
+    seconds(tiny)
+    assert seconds(normal) < 2 * before
 
 
 def test_more_threads_than_there_are_shares_of_the_work(monkeypatch):

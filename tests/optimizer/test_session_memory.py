@@ -197,7 +197,7 @@ def test_too_large_arenas_are_not_kept(monkeypatch):
 
 def test_memory_of_a_u_net():
     """What passes by the deeper levels lies in a buffer of its own until it is concatenated."""
-    b = Builder(backend="cpu")  # PyTorch takes so few pixels of so many channels
+    b = Builder()
     x = b.input(3)
     h, passed = b.conv(x, 16), []
     for _ in range(4):
