@@ -101,10 +101,6 @@ class Rewritten:
     def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         return self
 
-    def is_worthwhile(self, *, whole: bool) -> bool:
-        """Whether kernels of the library do more in it than a convolution that eager does nearly as fast."""
-        return self.ours() > (0 if whole else 1)
-
     def ours(self) -> int:
         """How many operations the kernels of the library compute."""
         return sum(_layers(node) for node in self.graph.nodes if _is_ours(node))
@@ -249,6 +245,7 @@ class Region:
     def __init__(self, rewritten: Rewritten, settings: Settings, fixed: Mapping[str, Any]) -> None:
         self.rewritten = rewritten
         self.settings = settings
+        self._asked = settings != Settings()
         self.fixed = dict(fixed)
         # what a call must give, for the graph was made for something else than the default
         self._given = [
@@ -286,10 +283,12 @@ class Region:
         if values is None:
             return original(*args, **kwargs)
         if torch.compiler.is_compiling():
-            if self.settings != Settings():  # which a traced call could not carry
+            if self._asked:  # which a traced call could not carry
                 return original(*args, **kwargs)
             return self.rewritten.function(module, *values)
         try:
+            if not self._asked:
+                return self._fast(module, values)
             backend = registry.use_backend(self.settings.backend or registry.chosen())
             with backend, config.precision(self.settings.precision):
                 return self._fast(module, values)
@@ -357,7 +356,7 @@ class Region:
         return values
 
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
-        tensors = [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+        tensors = _tensors(values)
         if is_replica(module) or (torch.is_grad_enabled() and _needs_gradient(module, tensors)):
             return self.rewritten.function(module, *values)
         if is_watched() or not all(map(is_plain, tensors)):
@@ -399,20 +398,20 @@ class Region:
         return known[1]
 
     def _by_session(self, module: nn.Module, values: list[Any], key: Hashable) -> Any:
-        # the extension's, which need not be there
-        from sr_kernels.backends.cpu import current_isa
-        from sr_kernels.optimizer.plan.planning import Planner
+        planner = self._planner
+        if planner is None:
+            # it needs the extension, which need not be there
+            from sr_kernels.optimizer.plan.planning import Planner
 
-        key = config.get_precision(), registry.chosen(), current_isa(), key
+            planner = self._planner = Planner(self.rewritten.graph)
+        key = planner.in_force(), key
         with self._lock:
-            if self._planner is None:
-                self._planner = Planner(self.rewritten.graph)
             session = self._sessions.get(key)
             if session is not None:
                 self._sessions.move_to_end(key)
         if session is not None:
             return session.run(module, values)
-        session, result = self._planner.session_for(module, values)
+        session, result = planner.session_for(module, values)
         with self._lock:
             self._sessions[key] = session
             while len(self._sessions) > _MOST_SESSIONS:
@@ -435,8 +434,18 @@ class Region:
         return found
 
 
+def _are_tensors(values: Sequence[Any]) -> bool:
+    return all(isinstance(x, Tensor) for x in values)
+
+
+def _tensors(values: list[Any]) -> list[Tensor]:
+    return values if _are_tensors(values) else [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+
+
 def _key(values: Sequence[Any]) -> Hashable | None:
     """What calls of one session have in common; None where arguments cannot tell."""
+    if _are_tensors(values):
+        return tuple([(x.shape, x.stride(), x.dtype) for x in values])
     leaves, structure = tree_flatten(values)
     found = [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
     key = structure, *found
@@ -459,7 +468,7 @@ def _same(value: Any, fixed: Any) -> bool:
 
 def is_replica(module: nn.Module) -> bool:
     """Whether it is one of DataParallel's, which live for a call and whose weights are no parameters."""
-    return bool(getattr(module, "_is_replica", False))
+    return vars(module).get("_is_replica", False) is True
 
 
 def _needs_gradient(module: nn.Module, tensors: Sequence[Tensor]) -> bool:

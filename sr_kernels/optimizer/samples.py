@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -183,25 +184,22 @@ def seen_inside(
     module: nn.Module, paths: Sequence[str], samples: Sequence[Sample]
 ) -> dict[str, list[Sample]]:
     """The arguments that the modules at these paths ("" for the module itself) get while `module` runs the
-    samples, first calls."""
+    samples, first calls; also where a forward is called by that name."""
     found: dict[str, list[Sample]] = {path: [] for path in paths}
-    handles = []
-    for path in paths:
-        calls = found[path]
 
-        def record(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], calls: list[Sample] = calls
-        ) -> None:
-            if len(calls) < len(samples) * 2:
-                calls.append(Sample(args, kwargs).to_copy())
+    def recorded(path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if len(found[path]) < len(samples) * 2:
+            found[path].append(Sample(args, kwargs).to_copy())
+        return forward(*args, **kwargs)
 
-        inner = module.get_submodule(path)
-        handles.append(inner.register_forward_pre_hook(record, with_kwargs=True))
+    modules = {path: module.get_submodule(path) for path in paths}
     try:
+        for path, inner in modules.items():
+            vars(inner)["forward"] = functools.partial(recorded, path, inner.forward)
         with torch.no_grad():
             for sample in samples:
                 sample.to_copy().run(module)
     finally:
-        for handle in handles:
-            handle.remove()
+        for inner in modules.values():
+            vars(inner).pop("forward", None)
     return found

@@ -33,6 +33,10 @@ class Arena:
         self.views: list[Tensor] = []
         self.viewer: object = None  # whose views they are
 
+    def holds(self, x: Tensor) -> bool:
+        """Whether x lies in it."""
+        return 0 <= x.data_ptr() - self.address < self.room
+
     def view(
         self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
     ) -> Tensor:

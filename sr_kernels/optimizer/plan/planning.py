@@ -39,6 +39,11 @@ class Planner:
         self._tables: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
         self._known: dict[Any, _Known] = {}
 
+    @staticmethod
+    def in_force() -> tuple[Any, ...]:
+        """What sessions depend on beside their inputs and the parameters."""
+        return config.get_precision(), chosen(), current_isa()
+
     def session_for(self, module: nn.Module, inputs: Sequence[Any]) -> tuple[Session, Any]:
         """A session, and the graph's result for these inputs."""
         known = self._known_of(module)
@@ -57,7 +62,7 @@ class Planner:
             tables = self._tables[module] = [graphs.table_of(module, str(n.target)) for n in parameters]
         tensors = [table[name] for table, name in tables]
         kinds = tuple(map(_shape, tensors)), tuple(map(_dtype, tensors))
-        key = config.get_precision(), chosen(), current_isa(), *kinds
+        key = *self.in_force(), *kinds
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_FORMS:

@@ -139,7 +139,7 @@ class Schedule:
         self.segments.append(segment)
         is_given = node.op == "call_module"  # a module may keep what it is shown
         segment.args = self._template(node.args, is_given)
-        segment.kwargs = self._template(node.kwargs, is_given)
+        segment.kwargs = self._template(node.kwargs, is_given) if node.kwargs else None
         if not is_given and any(n in self._kept for n in step.aliases):
             self._kept.add(node)
         segment.index = self._index(node)

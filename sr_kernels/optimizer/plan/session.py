@@ -154,7 +154,9 @@ class _Call:
         program.run(self.session.table, self.bases, threads)
 
     def _call(self, segment: Segment, node: Node) -> None:
-        args, kwargs = filled(segment.args, self.held), filled(segment.kwargs, self.held)
+        held = self.held
+        args = filled(segment.args, held)
+        kwargs = filled(segment.kwargs, held) if segment.kwargs else {}
         if node.op == "call_module":
             result = self.module.get_submodule(str(node.target))(*args, **kwargs)
         elif node.op == "call_method":
@@ -163,10 +165,9 @@ class _Call:
             assert callable(node.target)
             result = node.target(*args, **kwargs)
         if segment.sees_arena:
-            result = tree_map_only(Tensor, self._own, result)
+            result = self._own(result) if type(result) is Tensor else tree_map_only(Tensor, self._own, result)
         self._hold(segment.index, result)
 
     def _own(self, x: Tensor) -> Tensor:
         """x, or a copy where it lies in the arena without having been foreseen to."""
-        ours = x.untyped_storage()._cdata == self.arena.memory.untyped_storage()._cdata
-        return x.clone() if ours else x
+        return x.clone() if self.arena.holds(x) else x

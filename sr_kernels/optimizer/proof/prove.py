@@ -14,6 +14,7 @@ from sr_kernels.optimizer import samples
 from sr_kernels.optimizer.graph import graphs
 from sr_kernels.optimizer.graph.capture import Capture, capture, inside
 from sr_kernels.optimizer.module import assembled
+from sr_kernels.optimizer.proof import timing
 from sr_kernels.optimizer.proof.parity import Reference
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
 from sr_kernels.optimizer.report import Parity, Report
@@ -30,7 +31,7 @@ def regions(
     captured = capture(model, samples.optional(model, tried))
     report.left.update(_left(captured))
     proof = _Proof(model, tried, settings, report)
-    found = proof.regions(captured.regions())
+    found = timing.gainful(model, proof.regions(captured.regions()), (*large, *tried)[0], report)
     if not found:
         return {}
     reference = Reference(model, tried, large)
@@ -145,7 +146,7 @@ def _region(
         raise _Left("it was not called", look_inside=False)
     try:
         rewritten = _rewritten(module, part, calls, report=report, path=path)
-        return Region(rewritten, settings, part.fixed) if rewritten.is_worthwhile(whole=not path) else None
+        return Region(rewritten, settings, part.fixed) if rewritten.ours() else None
     except graphs.Refused as refusal:
         raise _Left(str(refusal), look_inside=True) from None
     except Exception as error:  # whatever a module may do: it runs as it did, and the report says so

@@ -1,10 +1,12 @@
 # Copyright (c) 2026 the sr_kernels authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an optimised module is faster than the module itself, here."""
+"""Whether an optimised module, and each of its regions, is faster than the module itself, here."""
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +26,9 @@ _SLOWER = 0.97  # ratios of the shortest runs below, in two measurements, are no
 def kept(model: nn.Module, regions: dict[str, Region], sample: Sample, report: Report) -> dict[str, Region]:
     """The regions, or none where they take more time than the module itself; the report is told."""
     fast = assembled(model, regions)
-    report.time = _measured(model, fast, sample)
+    report.time = _compared(model, fast, sample)
     if report.time.ratio < _SLOWER:
-        again = _measured(model, fast, sample)
+        again = _compared(model, fast, sample)
         if again.ratio < _SLOWER:
             report.undone["all rewrites"] = f"not faster: {again.ratio:.2f} times eager's speed"
             return {}
@@ -34,25 +36,101 @@ def kept(model: nn.Module, regions: dict[str, Region], sample: Sample, report: R
     return regions
 
 
-def _measured(model: nn.Module, fast: nn.Module, sample: Sample) -> Timing:
+def gainful(
+    model: nn.Module, regions: dict[str, Region], sample: Sample, report: Report
+) -> dict[str, Region]:
+    """Those of several regions that take less time than the parts that they stand for, without what runs of
+    other parts in them; the report is told of the rest."""
+    if len(regions) < 2:
+        return regions
+    sample = sample.to_copy()
+    eager, ours = _Clock(sample), _Clock(sample)
+    fast = assembled(model, regions)
+    modules = {path: (model.get_submodule(path), fast.get_submodule(path)) for path in regions}
+    for path, (_, twin) in modules.items():
+        vars(twin)["_sr_region"] = _Timed(ours, path, regions[path])
+    try:
+        for path, (module, _) in modules.items():
+            vars(module)["forward"] = functools.partial(eager.timed, path, module.forward)
+        _rounds(
+            {"eager": lambda: sample.run(model), "ours": lambda: sample.run(fast)}, (eager.next, ours.next)
+        )
+    finally:
+        for module, _ in modules.values():
+            vars(module).pop("forward", None)
+    slow = [path for path in regions if ours.best(path) > eager.best(path)]
+    report.left.update(dict.fromkeys(slow, "kernels of the library are not faster there"))
+    return {path: region for path, region in regions.items() if path not in slow}
+
+
+class _Clock:
+    """The seconds of parts in each run, without those of other parts that they call."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._runs: list[dict[str, float]] = [{}]
+        self._inner: list[float] = [0.0]  # seconds of the parts inside the ones that are running
+        self._finish = functools.partial(_finish, sample)
+
+    def next(self) -> None:
+        """The end of a run."""
+        self._runs.append({})
+
+    def timed(self, path: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._finish()
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._finish()
+            taken = time.perf_counter() - start
+            own = taken - self._inner.pop()
+            self._inner[-1] += taken
+            self._runs[-1][path] = self._runs[-1].get(path, 0.0) + own
+
+    def best(self, path: str) -> float:
+        """The least of all runs but the first; 0 for a part that none of them called."""
+        return min((run.get(path, 0.0) for run in self._runs[1:-1]), default=0.0)
+
+
+class _Timed:
+    """A region with a clock."""
+
+    def __init__(self, clock: _Clock, path: str, region: Region) -> None:
+        self._clock, self._path, self._region = clock, path, region
+
+    def run(self, *args: Any) -> Any:
+        return self._clock.timed(self._path, self._region.run, *args)
+
+
+def _compared(model: nn.Module, fast: nn.Module, sample: Sample) -> Timing:
     sample = sample.to_copy()
     last = Sample(*tree_map(_channels_last, (sample.args, sample.kwargs)))
     runs = {"eager": (model, sample), "channels_last": (model, last), "ours": (fast, sample)}
+    calls = {name: functools.partial(arguments.run, module) for name, (module, arguments) in runs.items()}
+    times = _rounds(calls, [functools.partial(_finish, sample)] * len(calls))
+    best = {name: min(found) for name, found in times.items()}
+    shape = next((tuple(x.shape) for x in sample.tensors()), ())
+    return Timing(shape, best["eager"], best["channels_last"], best["ours"])
+
+
+def _rounds(
+    runs: Mapping[str, Callable[[], Any]], ends: Sequence[Callable[[], None]]
+) -> dict[str, list[float]]:
+    """Milliseconds of interleaved runs, each with what ends it, but for those of the first round."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     with torch.inference_mode():
         for i in range(1 + _MOST):
             if i > _FEWEST and time.perf_counter() - begin > _SECONDS:
                 break
-            for name, (module, arguments) in runs.items():
+            for (name, run), end in zip(runs.items(), ends, strict=True):
                 start = time.perf_counter()
-                arguments.run(module)
-                _finish(sample)
+                run()
+                end()
                 if i:
                     times[name].append((time.perf_counter() - start) * 1e3)
-    best = {name: min(found) for name, found in times.items()}
-    shape = next((tuple(x.shape) for x in sample.tensors()), ())
-    return Timing(shape, best["eager"], best["channels_last"], best["ours"])
+    return times
 
 
 def _finish(sample: Sample) -> None:
