@@ -113,10 +113,14 @@ def _optimised(
         report.notes.append(why)
         return subject, {}, dtype
     large = tried[0] if given is not None else samples.larger(subject, tried[0])
-    regions = prove.regions(subject, tried, [large] if large is not tried[0] else [], settings, report)
-    if regions:
-        regions = timing.kept(subject, regions, large, report)
-    return subject, regions, dtype
+    larger = [large] if large is not tried[0] else []
+    regions = prove.regions(subject, tried, larger, settings, report)
+    kept = timing.kept(subject, regions, large, report) if regions else {}
+    if "" in regions and not kept:  # parts may gain what PyTorch's operations between them lose as a whole
+        report.left[""] = report.undone.pop(timing.SLOWER)
+        regions = prove.regions(subject, tried, larger, settings, report, whole=False)
+        kept = timing.kept(subject, regions, large, report) if regions else {}
+    return subject, kept, dtype
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -22,13 +22,20 @@ from sr_kernels.optimizer.samples import Sample
 
 
 def regions(
-    model: nn.Module, tried: Sequence[Sample], large: Sequence[Sample], settings: Settings, report: Report
+    model: nn.Module,
+    tried: Sequence[Sample],
+    large: Sequence[Sample],
+    settings: Settings,
+    report: Report,
+    *,
+    whole: bool = True,
 ) -> dict[str, Region]:
     """By dotted path, every part that runs by kernels of the library and computes the same.
 
-    tried: samples that are held against float64; large: such that are held against the model alone.
+    tried: samples that are held against float64; large: such that are held against the model alone; whole:
+    whether the model itself may be such a part.
     """
-    captured = capture(model, samples.optional(model, tried))
+    captured = capture(model, samples.optional(model, tried)) if whole else Capture(None, inner=inside(model))
     report.left.update(_left(captured))
     proof = _Proof(model, tried, settings, report)
     found = timing.gainful(model, proof.regions(captured.regions()), (*large, *tried)[0], report)
