@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from sr_kernels import config, ops
@@ -32,6 +33,7 @@ from sr_kernels.optimizer.graph import graphs
 from sr_kernels.optimizer.graph.structure import Structure, are_all_hooked
 from sr_kernels.optimizer.graph.vocabulary import activate, channels_last, formatted
 from sr_kernels.optimizer.plan.replayed import is_replayable, replays_of
+from sr_kernels.optimizer.recorded import is_recordable, recorded
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.rewrites.canonical import canonicalise
 from sr_kernels.optimizer.rewrites.inplace import functionalise
@@ -227,6 +229,9 @@ class Settings:
     precision: str | None = None
 
 
+# What is the caller's to see: no memory, a backend that was asked for and cannot, the way in which
+# torch.utils.checkpoint ends a second forward.
+_TOLD = (torch.OutOfMemoryError, MemoryError, BackendError, checkpoint._StopRecomputationError)
 _MOST_SESSIONS = 16  # kinds of input that a region remembers
 
 
@@ -257,6 +262,7 @@ class Region:
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
         self._bound: Any = None  # the modules that the structure is about
+        self._is_recordable: bool | None = None
         self._warned: set[str] = set()
 
     def __reduce__(self) -> Any:
@@ -292,7 +298,7 @@ class Region:
             backend = registry.use_backend(self.settings.backend or registry.chosen())
             with backend, config.precision(self.settings.precision):
                 return self._fast(module, values)
-        except (torch.OutOfMemoryError, MemoryError, BackendError):
+        except _TOLD:
             raise
         except Exception as error:
             result = original(*args, **kwargs)  # an error of the caller's is the original's to tell
@@ -357,12 +363,14 @@ class Region:
 
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
         tensors = _tensors(values)
-        if is_replica(module) or (torch.is_grad_enabled() and _needs_gradient(module, tensors)):
+        if is_replica(module) or is_watched() or not all(map(is_plain, tensors)):
             return self.rewritten.function(module, *values)
-        if is_watched() or not all(map(is_plain, tensors)):
-            return self.rewritten.function(module, *values)
-        if all(x.device.type == "cpu" for x in tensors):
-            key = None if registry.unavailable("cpu") else _key(values)
+        records = torch.is_grad_enabled() and _needs_gradient(module, tensors)
+        on_cpu = all(x.device.type == "cpu" for x in tensors)
+        key = _key(values) if on_cpu and not registry.unavailable("cpu") else None
+        if records:
+            return self._recorded(module, values, key)
+        if on_cpu:
             return self._op_by_op(module, *values) if key is None else self._by_session(module, values, key)
         replays = self._replays_for(module)
         if replays is None or not replays.takes(values):
@@ -373,6 +381,18 @@ class Region:
             self._replays = weakref.ref(module), None  # and not tried again
             self._warn(module, f"runs op by op: {error}")
             return self._op_by_op(module, *values)
+
+    def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
+        graph, function = self.rewritten.graph, self.rewritten.function
+        if self._is_recordable is None:
+            self._is_recordable = is_recordable(graph)
+        if key is not None and self._is_recordable:
+            with torch.no_grad():
+                result = self._by_session(module, values, key)
+            result = recorded(result, graph, function, module, values)
+            if result is not None:
+                return result
+        return function(module, *values)
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
         constants = self._constants(module)

@@ -1,0 +1,238 @@
+# Copyright (c) 2026 the sr_kernels authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that record gradients: forwards are those of sessions, backwards run the graph again."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import sr_kernels
+from sr_kernels import optimize
+from sr_kernels.optimizer.region import Region
+from tests.closeness import assert_as_close
+from tests.optimizer.networks import assert_same, conv, kernels_of, net, picture
+
+pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
+
+
+def leaf(*shape):
+    return picture(*shape).requires_grad_()
+
+
+def is_recorded(y):
+    return type(y.grad_fn).__name__ == "_RecordedBackward"
+
+
+def gradients(module, x, loss=lambda y: y.sin().sum()):
+    """Of the picture and of all parameters."""
+    found = torch.autograd.grad(loss(module(x)), [x, *module.parameters()])
+    return dict(zip(["picture", *dict(module.named_parameters())], found, strict=True))
+
+
+def assert_gradients(fast, model, x, loss=lambda y: y.sin().sum()):
+    exact = gradients(copy.deepcopy(model).double(), x.detach().double().requires_grad_(), loss)
+    ours, theirs = gradients(fast, x, loss), gradients(model, x, loss)
+    for name, gradient in ours.items():
+        assert_as_close(gradient, theirs[name], exact[name], name)
+
+
+def test_the_forward_is_a_session(fast):
+    x = leaf()
+    y = fast(x)
+    assert is_recorded(y)
+    with torch.no_grad():
+        assert torch.equal(y, fast(x))
+    assert kernels_of(fast, x) == kernels_of(fast.requires_grad_(False), x.detach())
+
+
+def test_nothing_but_inputs_is_kept(fast):
+    x = leaf()
+    saved = {id(t) for t in fast(x).grad_fn.saved_tensors}
+    assert id(x) in saved
+    assert saved - {id(x)} <= {id(t) for t in (*fast.parameters(), *fast.buffers())}
+
+
+def test_gradients_are_those_of_the_ops(fast, monkeypatch):
+    x = leaf(2, 3, 12, 9)
+    ours = gradients(fast, x)
+    monkeypatch.setattr(
+        Region, "_recorded", lambda self, module, values, _: self.rewritten.function(module, *values)
+    )
+    assert not is_recorded(fast(x))
+    for name, gradient in gradients(fast, x).items():
+        assert torch.equal(ours[name], gradient), name
+
+
+def test_frozen_parameters(fast):
+    x = leaf()
+    fast.requires_grad_(False)
+    fast(x).sum().backward()
+    assert x.grad is not None
+    assert all(p.grad is None for p in fast.parameters())
+
+
+def test_a_picture_without_gradient(fast):
+    x = picture()
+    fast(x).sum().backward()
+    assert x.grad is None
+    assert all(p.grad is not None for p in fast.parameters())
+
+
+def test_twice(fast):
+    x = leaf()
+    y = fast(x).sin().sum()
+    first = torch.autograd.grad(y, x, retain_graph=True)[0]
+    assert torch.equal(first, torch.autograd.grad(y, x)[0])
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(y, x)
+
+
+def test_batched_gradients(fast):
+    x = leaf(1, 3, 6, 5)
+    y = fast(x)
+    upstream = torch.randn(3, *y.shape)
+    found = torch.autograd.grad(y, x, upstream, is_grads_batched=True, retain_graph=True)[0]
+    for i in range(3):
+        one = torch.autograd.grad(y, x, upstream[i], retain_graph=True)[0]
+        assert torch.allclose(found[i], one, rtol=1e-5, atol=1e-6)
+
+
+def test_under_checkpoints(fast):
+    x = leaf()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = checkpoint(fast, x, use_reentrant=False)
+        assert is_recorded(y)
+        ours = torch.autograd.grad(y.sin().sum(), x)[0]
+    assert torch.equal(ours, gradients(fast, x)["picture"])
+
+
+class Cropped(nn.Module):
+    """A result that is a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = conv(3, 8), conv(8, 3)
+
+    def forward(self, x):
+        return self.last(F.relu(self.body(x)))[:, :, 1:-1, 2:]
+
+
+def test_results_may_be_written_to(fast, model):
+    def halved(y):
+        return y.mul_(0.5).sin().sum()
+
+    assert_gradients(fast, model, leaf(), halved)
+    torch.manual_seed(0)
+    cropped = Cropped().eval()
+    cut = optimize(cropped)
+    assert is_recorded(cut(leaf()))
+    assert_gradients(cut, cropped, leaf(), halved)
+
+
+def test_a_parameter_that_is_written_to_in_between(fast):
+    y = fast(leaf()).sum()
+    with torch.no_grad():
+        next(fast.parameters()).mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+def test_a_parameter_that_is_replaced_in_between(fast):
+    x = leaf()
+    expected = gradients(fast, x)["picture"]
+    y = fast(x).sin().sum()
+    fast.first.weight = nn.Parameter(torch.zeros_like(fast.first.weight))
+    assert torch.equal(torch.autograd.grad(y, x)[0], expected)
+
+
+def test_what_is_in_force_is_the_forwards(fast):
+    x = leaf()
+    with sr_kernels.set_precision("highest"):
+        y = fast(x)
+        with sr_kernels.record_kernels() as there:
+            torch.autograd.grad(y.sum(), x, retain_graph=True)
+    asked, cast = sr_kernels.use_backend("torch"), torch.autocast("cpu", torch.bfloat16)
+    with asked, cast, sr_kernels.record_kernels() as here:
+        dx = torch.autograd.grad(y.sum(), x)[0]
+    assert here == there
+    assert any(name.startswith("cpu/") for name in here)
+    assert dx.dtype == torch.float32
+
+
+class Several(nn.Module):
+    """Results of several kinds in a tree; one that follows from no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 3)
+
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        return {"picture": self.b(h), "more": [h, h.argmax(1)], "size": x.shape[2]}
+
+
+def test_trees_of_results():
+    torch.manual_seed(0)
+    model = Several().eval()
+    fast, x = optimize(model), leaf()
+    y = fast(x)
+    assert is_recorded(y["picture"])
+    assert not y["more"][1].requires_grad
+    assert torch.equal(y["more"][1], model(x)["more"][1])
+    assert y["size"] == x.shape[2]
+    assert_gradients(fast, model, x, lambda y: y["picture"].sin().sum())
+    both = gradients(fast, x, lambda y: y["picture"].sum() + y["more"][0].sum())
+    exact = gradients(model, x, lambda y: y["picture"].sum() + y["more"][0].sum())
+    assert torch.allclose(both["picture"], exact["picture"], rtol=1e-4, atol=1e-5)
+
+
+class Through(Several):
+    """Gives back what it was given, too."""
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))), x
+
+
+def test_what_lies_in_an_input_is_left_to_the_ops():
+    torch.manual_seed(0)
+    model = Through().eval()
+    fast, x = optimize(model), leaf()
+    y, same = fast(x)
+    assert not is_recorded(y)
+    assert same is x
+    assert_gradients(fast, model, x, lambda found: (found[0] * found[1].sum()).sin().sum())
+
+
+class Noisy(Several):
+    def forward(self, x):
+        return F.dropout(self.b(F.relu(self.a(x))), 0.5, training=True)
+
+
+def test_random_numbers_are_not_drawn_twice():
+    torch.manual_seed(0)
+    fast, x = optimize(Noisy().eval()), leaf()
+    y = fast(x)
+    assert not is_recorded(y)
+    found = torch.autograd.grad(y.sum(), fast.b.bias)[0]
+    assert torch.equal(found / 2, (y != 0).sum((0, 2, 3)))
+
+
+def test_training_steps_in_eval_mode():
+    """A few steps come to what they come to without optimize."""
+    model = net()
+    fast = optimize(copy.deepcopy(model))
+    for module in (model, fast):
+        steps = torch.optim.SGD(module.parameters(), lr=1e-3)
+        for seed in range(3):
+            steps.zero_grad()
+            module(picture(seed=seed)).square().mean().backward()
+            steps.step()
+    assert_same(fast, model, picture(), exact=copy.deepcopy(fast.original))
