@@ -33,14 +33,14 @@ def recorded(
     """result, of `function(module, *values)`, which runs the graph, with gradients; None where a part of it
     lies in the memory of an input."""
     leaves, structure = tree_flatten(result)
-    lent = {x.untyped_storage().data_ptr() for x in values if isinstance(x, Tensor) and x.numel()}
+    inputs, form = tree_flatten(list(values))
+    lent = {x.untyped_storage().data_ptr() for x in inputs if isinstance(x, Tensor) and x.numel()}
     if any(isinstance(y, Tensor) and y.untyped_storage().data_ptr() in lent for y in leaves):
         return None
     paths = list(dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "get_attr"))
-    attributes = {path: lookup(module, path) for path in paths}
-    known = [*values, *attributes.values()]
+    known = [*inputs, *(lookup(module, path) for path in paths)]
     places = [i for i, x in enumerate(known) if isinstance(x, Tensor)]
-    count, in_force = len(values), (registry.chosen(), config.get_precision())
+    count, in_force = len(inputs), (registry.chosen(), config.get_precision())
 
     fixed = [None if isinstance(x, Tensor) else x for x in known]  # autograd holds tensors, and frees them
 
@@ -55,7 +55,7 @@ def recorded(
             config.precision(precision),
             torch.autocast("cpu", enabled=False),  # the forward's dtypes are the inputs'
         ):
-            return tree_leaves(function(holder, *given[:count]))
+            return tree_leaves(function(holder, *tree_unflatten(given[:count], form)))
 
     tensors = [known[i] for i in places]
     return tree_unflatten(list(_Recorded.apply(again, [_unviewed(y) for y in leaves], *tensors)), structure)

@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -218,7 +218,16 @@ class Constants:
         tensors = [graphs.lookup(module, path) for path in self.sources]
         if any(t.is_inference() for t in tensors):
             return None
-        return tuple((id(t), t.device, *stamp_of(t)) for t in tensors)
+        return tuple((id(t), t.device, *stamp_of(t)) for t in tensors), *self._witnesses(module)
+
+    def _witnesses(self, module: nn.Module) -> Iterator[Hashable]:
+        for path in self.sources:
+            owner, _, name = path.rpartition(".")
+            holder = module.get_submodule(owner)
+            found = graphs.witness(holder, name)
+            if found is not None:
+                x: Tensor = holder._buffers[found]  # type: ignore[assignment]
+                yield x._version if found != name else tuple(x.tolist())
 
 
 @dataclass(frozen=True)

@@ -360,7 +360,7 @@ def test_a_buffer_made_at_the_first_call():
     model = make(LazyBuffer)
     fast = optimize(model)
     assert not hasattr(model, "mask")
-    with pytest.warns(RuntimeWarning, match="no attribute 'mask'"):
+    with pytest.warns(RuntimeWarning, match="mask"):
         fast(picture())
     assert_ours(fast, picture())
     assert_results(fast(picture()), make(LazyBuffer), picture())

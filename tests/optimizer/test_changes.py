@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_kernels import optimize
+from sr_kernels.optimizer.region import Region
 from tests.closeness import assert_as_close_together
 from tests.optimizer.networks import (
     Body,
@@ -59,12 +60,23 @@ def no_bias(conv):
 @pytest.mark.parametrize("change", [in_place, replaced, by_data, by_data_twice, transposed, no_bias])
 @pytest.mark.parametrize("layer", ["first", "second", "last"])
 @pytest.mark.parametrize("side", ["fast", "model"])
-def test_changed_weights_are_noticed(fast, model, change, layer, side):
-    before = fast(picture())
+@pytest.mark.parametrize("records", [True, False], ids=["gradients", "no gradients"])
+def test_changed_weights_are_noticed(fast, model, change, layer, side, records):
+    with torch.set_grad_enabled(records):
+        before = fast(picture())
     change(getattr({"fast": fast, "model": model}[side], layer))
     assert not torch.equal(model(picture()), before)
     assert_same(fast, model, picture())
     assert_ours(fast, picture())
+
+
+def test_a_weight_cut_down_in_place(fast, model):
+    """Its address, version and strides stay."""
+    with torch.no_grad():
+        fast(picture())
+    model.last.weight.data = model.last.weight.data[:4]
+    model.last.bias.data = model.last.bias.data[:4]
+    assert_same(fast, model, picture())
 
 
 def test_changed_statistics_are_noticed(fast, model):
@@ -86,6 +98,31 @@ def test_training_and_back(fast, model):
     fast.eval()
     assert_ours(fast, picture())
     assert_same(fast, twin.eval(), picture())
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
+@pytest.mark.parametrize("by", ["original", "fast"])
+def test_statistics_that_training_writes(counted, by):
+    """F.batch_norm counts no versions when it writes them."""
+    model = net()
+    if not counted:
+        model.norm.num_batches_tracked = None
+    fast = optimize(model)
+    trained = {"original": model, "fast": fast}[by]
+    with torch.no_grad():
+        before = fast(picture())
+        trained.train()(3 * picture(4, 3, 8, 8))
+    trained.eval()
+    assert_same(fast, model, picture())
+    with torch.no_grad():
+        assert not torch.equal(fast(picture()), before)
+    assert_ours(fast, picture())
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
+def test_statistics_that_training_writes_op_by_op(counted, monkeypatch):
+    monkeypatch.setattr(Region, "_by_session", lambda self, m, values, _: self._op_by_op(m, *values))
+    test_statistics_that_training_writes(counted, "original")
 
 
 def test_one_layer_in_training_mode(fast, model):

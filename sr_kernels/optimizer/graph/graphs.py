@@ -49,6 +49,16 @@ def table_of(module: nn.Module, path: str) -> tuple[Mapping[str, Any], str]:
     raise AttributeError(f"{path} is no tensor of {type(module).__name__}")
 
 
+def witness(holder: nn.Module, name: str) -> str | None:
+    """F.batch_norm writes running statistics without counting a version. Of such a tensor the name of the one
+    that tells when it did, the number of batches, or its own where nobody counts; None for other tensors."""
+    if not isinstance(holder._buffers.get(name), Tensor):
+        return None
+    if isinstance(holder._buffers.get("num_batches_tracked"), Tensor):
+        return "num_batches_tracked"
+    return name if name in ("running_mean", "running_var") else None
+
+
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
     """The nodes that stand for forward's arguments, in their order."""
     return [node for node in graph.nodes if node.op == "placeholder"]

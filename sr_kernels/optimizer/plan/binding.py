@@ -14,6 +14,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from sr_kernels.backends.cpu_program import Program, Table
+from sr_kernels.optimizer.graph import graphs
 from sr_kernels.optimizer.plan.programs import Emit
 
 _version = operator.attrgetter("_version")
@@ -42,6 +43,7 @@ class Binding:
         self._fixed = fixed
         self._tables: list[Mapping[str, Any]] = []
         self._names: list[str] = []
+        self._values: list[tuple[Tensor, Tensor]] = []  # tensors of which nothing else tells, and copies
         self._found: list[Any] = []
         self._seen: dict[str, nn.Module] = {"": module}
         self._is_volatile = False
@@ -62,6 +64,7 @@ class Binding:
             self._storages = [x.detach() for x in tensors]  # a freed address could be given out again
             self._versions = [] if self._is_volatile else list(map(_version, tensors))
             self._addresses = list(map(Tensor.data_ptr, tensors))
+            self._layouts = list(map(Tensor.stride, tensors)), list(map(Tensor.numel, tensors))
             self.programs = []
             for emits in programs:
                 program = Program()
@@ -82,6 +85,9 @@ class Binding:
                 all(map(operator.is_, now, self._found))
                 and list(map(_version, self._tensors)) == self._versions
                 and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
+                and list(map(Tensor.stride, self._tensors)) == self._layouts[0]
+                and list(map(Tensor.numel, self._tensors)) == self._layouts[1]
+                and all(torch.equal(x, known) for x, known in self._values)
             )
         except KeyError:  # deleted: the next binding says so
             return False
@@ -103,7 +109,13 @@ class Binding:
         owner, _, name = path.rpartition(".")
         module = self._module(owner)
         for table in (module._parameters, module._buffers, vars(module)):
-            if isinstance(table.get(name), Tensor):
+            x = table.get(name)
+            if isinstance(x, Tensor):
+                witness = graphs.witness(module, name)
+                if witness == name:
+                    self._values.append((x, x.clone()))
+                elif witness is not None:
+                    self._note(table, witness)
                 return self._note(table, name)
         self._is_volatile = True  # made anew each time it is asked for, as by a parametrisation
         return getattr(module, name)
