@@ -40,7 +40,8 @@ _CHAIN = {"highest": 128, "high": 384, "medium": 1 << 30}
 _WINOGRAD_INPUTS = 12
 # So few pixels of so many channels take as long as their weights take to come, of which Winograd's algorithm
 # has four times as many: direct kernels took 0.25 to 0.8 of its time for 64 and more channels of 4x4 and 6x6,
-# as long for 8x8.
+# as long for 8x8. (PyTorch's take 1.1 to 5 times as long as these for weights as they are made, which it
+# reorders at every call, and 0.5 to 0.9 times for weights in channels_last.)
 _FEW_PIXELS, _MANY_WEIGHTS = 36, 64 * 64
 # Inputs that fill the products of bfloat16 values well enough; windows whose rows fit a strip of input.
 _BF16_INPUTS = 16

@@ -22,7 +22,7 @@ from sr_kernels.optimizer.module import Optimized, finished
 from sr_kernels.optimizer.proof import prove, timing
 from sr_kernels.optimizer.proof.parity import outputs
 from sr_kernels.optimizer.region import Region, Settings
-from sr_kernels.optimizer.report import Report
+from sr_kernels.optimizer.report import ALL_REWRITES, Report
 from sr_kernels.optimizer.samples import Sample
 
 
@@ -117,7 +117,7 @@ def _optimised(
     regions = prove.regions(subject, tried, larger, settings, report)
     kept = timing.kept(subject, regions, large, report) if regions else {}
     if "" in regions and not kept:  # parts may gain what PyTorch's operations between them lose as a whole
-        report.left[""] = report.undone.pop(timing.SLOWER)
+        report.left[""] = report.undone.pop(ALL_REWRITES)
         regions = prove.regions(subject, tried, larger, settings, report, whole=False)
         kept = timing.kept(subject, regions, large, report) if regions else {}
     return subject, kept, dtype

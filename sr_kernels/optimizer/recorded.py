@@ -6,7 +6,8 @@ than one that does not, and keeps nothing but its inputs; a backward takes the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,61 +17,153 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from sr_kernels import config
 from sr_kernels.backends import registry
+from sr_kernels.nn.conv import is_hooked
 from sr_kernels.optimizer.graph.graphs import is_random, lookup
 
 Function = Callable[..., Any]  # of (module, *placeholders)
 
-
-def is_recordable(graph: fx.Graph) -> bool:
-    """Whether a second run gives what the first one gave, of the same tensors: nothing is drawn at random,
-    and no module inside has a forward that may do otherwise."""
-    return not any(node.op == "call_module" or is_random(node) for node in graph.nodes)
+# What a result may hold beside tensors; others could hide some.
+_PLAIN = (Tensor, int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device)
 
 
-def recorded(
-    result: Any, graph: fx.Graph, function: Function, module: nn.Module, values: Sequence[Any]
-) -> Any | None:
-    """result, of `function(module, *values)`, which runs the graph, with gradients; None where a part of it
-    lies in the memory of an input."""
-    leaves, structure = tree_flatten(result)
-    inputs, form = tree_flatten(list(values))
-    lent = {x.untyped_storage().data_ptr() for x in inputs if isinstance(x, Tensor) and x.numel()}
-    if any(isinstance(y, Tensor) and y.untyped_storage().data_ptr() in lent for y in leaves):
-        return None
-    paths = list(dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "get_attr"))
-    known = [*inputs, *(lookup(module, path) for path in paths)]
-    places = [i for i, x in enumerate(known) if isinstance(x, Tensor)]
-    count, in_force = len(inputs), (registry.chosen(), config.get_precision())
+class Recorder:
+    """Records the calls of one graph.
 
-    fixed = [None if isinstance(x, Tensor) else x for x in known]  # autograd holds tensors, and frees them
+    Before the first call with gradients asked of the same tensors the graph runs op by op once more: that
+    tells which results have a gradient, and whether a second run gives what the first one gave.
+    """
 
-    def again(tensors: Sequence[Tensor]) -> list[Any]:
-        given = list(fixed)
-        for i, x in zip(places, tensors, strict=True):
-            given[i] = x
-        holder = _holding(dict(zip(paths, given[count:], strict=True)))
-        backend, precision = in_force
-        with (
-            registry.use_backend(backend),
-            config.precision(precision),
-            torch.autocast("cpu", enabled=False),  # the forward's dtypes are the inputs'
-        ):
-            return tree_leaves(function(holder, *tree_unflatten(given[:count], form)))
+    def __init__(self, graph: fx.Graph, function: Function) -> None:
+        """function: runs the graph."""
+        self._function = function
+        self._paths = list(dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "get_attr"))
+        self._layers = list(dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "call_module"))
+        self._draws = any(map(is_random, graph.nodes))
+        self._known: dict[Hashable, Sequence[bool] | None] = {}  # by what asks for a gradient
+        self._refused: set[Hashable] = set()  # kinds of input
 
-    tensors = [known[i] for i in places]
-    return tree_unflatten(list(_Recorded.apply(again, [_unviewed(y) for y in leaves], *tensors)), structure)
+    def run(self, module: nn.Module, values: Sequence[Any], key: Hashable, session: Callable[[], Any]) -> Any:
+        """`function(module, *values)` with gradients, the result that of session() where that may be. key: of
+        the kind of the values."""
+        inputs, form = tree_flatten(list(values))
+        tensors = self._tensors(module, inputs)
+        if tensors is None or key in self._refused:
+            return self._function(module, *values)
+        pattern = tuple([x.requires_grad for x in tensors])
+        if pattern not in self._known:
+            self._known[pattern] = self._learned(module, values)
+        differentiable = self._known[pattern]
+        if differentiable is None:
+            return self._function(module, *values)
+        with torch.no_grad():
+            leaves, structure = tree_flatten(session())
+        if _share_memory(leaves, inputs):
+            self._refused.add(key)
+            return self._function(module, *values)
+        again = self._again(module, inputs, form)
+        results = _Recorded.apply(again, [_unviewed(y) for y in leaves], differentiable, *tensors)
+        return tree_unflatten(list(results), structure)
+
+    def _learned(self, module: nn.Module, values: Sequence[Any]) -> list[bool] | None:
+        """Which results have a gradient; None where that cannot be told, or a second run gives others."""
+        before = torch.get_rng_state()
+        # nothing is kept for a backward, and a caller's hooks see nothing
+        with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):
+            leaves = tree_leaves(self._function(module, *values))
+        draws = self._draws or not torch.equal(before, torch.get_rng_state())
+        if draws:
+            torch.set_rng_state(before)
+        if draws or not all(isinstance(y, _PLAIN) for y in leaves):
+            return None
+        return [isinstance(y, Tensor) and y.requires_grad for y in leaves]
+
+    def _tensors(self, module: nn.Module, inputs: Sequence[Any]) -> list[Tensor] | None:
+        """All that the graph reads: of the inputs, the module's, those of layers inside; None where that
+        cannot be told."""
+        found = [x for x in inputs if isinstance(x, Tensor)]
+        found += [lookup(module, path) for path in self._paths]
+        for path in self._layers:
+            layer = lookup(module, path)
+            if not _is_replaceable(layer):
+                return None
+            found += [x for table in _tables(layer) for x in table.values() if x is not None]
+        return found
+
+    def _again(self, module: nn.Module, inputs: Sequence[Any], form: Any) -> Callable[..., list[Any]]:
+        """The graph as a function of `_tensors`, with what is in force now. Tensors are autograd's to
+        hold."""
+        layers = [lookup(module, path) for path in self._layers]
+        backend, precision = registry.chosen(), config.get_precision()
+        given = [_TENSOR if isinstance(x, Tensor) else x for x in inputs]
+
+        def again(tensors: Sequence[Tensor]) -> list[Any]:
+            left = iter(tensors)
+            values = tree_unflatten([next(left) if x is _TENSOR else x for x in given], form)
+            holder = _holding({path: next(left) for path in self._paths})
+            for path, layer in zip(self._layers, layers, strict=True):
+                _put(holder, path, _with(layer, left))
+            with (
+                registry.use_backend(backend),
+                config.precision(precision),
+                torch.autocast("cpu", enabled=False),  # the forward's dtypes are the inputs'
+            ):
+                return tree_leaves(self._function(holder, *values))
+
+        return again
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+_TENSOR = object()
+
+
+def _share_memory(results: Sequence[Any], inputs: Sequence[Any]) -> bool:
+    """Whether writes to a result would change an input or another result."""
+    places = [_places(results), _places(inputs)]
+    return len({*places[0]}) < len(places[0]) or not {*places[0]}.isdisjoint(places[1])
+
+
+def _places(values: Sequence[Any]) -> list[int]:
+    return [x.untyped_storage().data_ptr() for x in values if isinstance(x, Tensor) and x.numel()]
+
+
+def _is_replaceable(layer: nn.Module) -> bool:
+    """Whether a copy with other tensors in its tables computes the same of them."""
+    return (
+        type(layer).__module__.startswith("torch.nn.modules")
+        and not layer._modules
+        and not is_hooked(layer)
+        and not isinstance(layer, nn.RNNBase)  # which lists its weights
+    )
+
+
+def _tables(layer: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    return layer._parameters, layer._buffers
+
+
+def _with(layer: nn.Module, tensors: Iterator[Tensor]) -> nn.Module:
+    """A copy of a layer with other tensors, in the order of its tables."""
+    twin = copy.copy(layer)
+    for name, table in zip(("_parameters", "_buffers"), _tables(layer), strict=True):
+        vars(twin)[name] = {key: None if x is None else next(tensors) for key, x in table.items()}
+    return twin
 
 
 def _holding(tensors: Mapping[str, Any]) -> SimpleNamespace:
     """What stands for a module that has these attributes, by dotted path."""
     root = SimpleNamespace()
     for path, x in tensors.items():
-        *owners, name = path.split(".")
-        holder = root
-        for owner in owners:
-            holder = vars(holder).setdefault(owner, SimpleNamespace())
-        vars(holder)[name] = x
+        _put(root, path, x)
     return root
+
+
+def _put(holder: SimpleNamespace, path: str, x: Any) -> None:
+    *owners, name = path.split(".")
+    for owner in owners:
+        holder = vars(holder).setdefault(owner, SimpleNamespace())
+    vars(holder)[name] = x
 
 
 def _unviewed(y: Any) -> Any:
@@ -83,26 +176,35 @@ def _unviewed(y: Any) -> Any:
 
 class _Recorded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, again: Function, leaves: Sequence[Any], *tensors: Tensor) -> tuple[Any, ...]:
+    def forward(
+        ctx: Any, again: Function, leaves: Sequence[Any], differentiable: Sequence[bool], *tensors: Tensor
+    ) -> tuple[Any, ...]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.again = again
+        fixed = [
+            y for y, has in zip(leaves, differentiable, strict=True) if isinstance(y, Tensor) and not has
+        ]
+        ctx.mark_non_differentiable(*fixed)
         return tuple(leaves)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        second, tensors = torch.is_grad_enabled(), ctx.saved_tensors
+        second = torch.is_grad_enabled()
         with torch.enable_grad():
+            # Of views: a tensor that comes twice gets each share once, and its hooks are the outer graph's.
+            tensors = [t.view_as(t) if t.requires_grad else t for t in ctx.saved_tensors]
             results = ctx.again(tensors)
         pairs = [
             (y, dy) for y, dy in zip(results, gradients, strict=True) if dy is not None and y.requires_grad
         ]
-        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+        asked = zip(tensors, ctx.needs_input_grad[3:], strict=True)
+        wanted = [i for i, (t, needed) in enumerate(asked) if needed and t.requires_grad]
         found: list[Tensor | None] = [None] * len(tensors)
-        if pairs:
+        if pairs and wanted:
             ys, dys = zip(*pairs, strict=True)
             inputs = [tensors[i] for i in wanted]
             of_inputs = torch.autograd.grad(ys, inputs, dys, create_graph=second, allow_unused=True)
             for i, gradient in zip(wanted, of_inputs, strict=True):
                 found[i] = gradient
-        return None, None, *found
+        return None, None, None, *found

@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from sr_kernels.optimizer.graph import graphs
 from sr_kernels.optimizer.graph.structure import Structure, are_all_hooked
 from sr_kernels.optimizer.graph.vocabulary import activate, channels_last, formatted
 from sr_kernels.optimizer.plan.replayed import is_replayable, replays_of
-from sr_kernels.optimizer.recorded import is_recordable, recorded
+from sr_kernels.optimizer.recorded import Recorder
 from sr_kernels.optimizer.rewrites import ALL, FINAL
 from sr_kernels.optimizer.rewrites.canonical import canonicalise
 from sr_kernels.optimizer.rewrites.inplace import functionalise
@@ -211,6 +211,7 @@ class Constants:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.sources = sorted({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+        self.statistics = [str(node.target) for node in graphs.statistics(graph.nodes)]
         self.make = _compiled(graph)
 
     def stamp(self, module: nn.Module) -> Hashable | None:
@@ -218,16 +219,16 @@ class Constants:
         tensors = [graphs.lookup(module, path) for path in self.sources]
         if any(t.is_inference() for t in tensors):
             return None
-        return tuple((id(t), t.device, *stamp_of(t)) for t in tensors), *self._witnesses(module)
+        return tuple((id(t), t.device, *stamp_of(t)) for t in tensors), self._stamp_of_statistics(module)
 
-    def _witnesses(self, module: nn.Module) -> Iterator[Hashable]:
-        for path in self.sources:
-            owner, _, name = path.rpartition(".")
-            holder = module.get_submodule(owner)
-            found = graphs.witness(holder, name)
-            if found is not None:
-                x: Tensor = holder._buffers[found]  # type: ignore[assignment]
-                yield x._version if found != name else tuple(x.tolist())
+    def _stamp_of_statistics(self, module: nn.Module) -> Hashable:
+        found = [graphs.lookup(module, path) for path in self.statistics]
+        if all(x.device.type == "cpu" for x in found):
+            return graphs.bytes_of(found)
+        # to ask for a GPU's values is to wait for it; training counts its batches
+        holders = [module.get_submodule(path.rpartition(".")[0]) for path in self.statistics]
+        counts = [getattr(holder, "num_batches_tracked", None) for holder in holders]
+        return tuple(count._version for count in counts if isinstance(count, Tensor))
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ class Region:
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
         self._bound: Any = None  # the modules that the structure is about
-        self._is_recordable: bool | None = None
+        self._recorder: Recorder | None = None
         self._warned: set[str] = set()
 
     def __reduce__(self) -> Any:
@@ -392,16 +393,12 @@ class Region:
             return self._op_by_op(module, *values)
 
     def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
-        graph, function = self.rewritten.graph, self.rewritten.function
-        if self._is_recordable is None:
-            self._is_recordable = is_recordable(graph)
-        if key is not None and self._is_recordable:
-            with torch.no_grad():
-                result = self._by_session(module, values, key)
-            result = recorded(result, graph, function, module, values)
-            if result is not None:
-                return result
-        return function(module, *values)
+        if key is None:
+            return self.rewritten.function(module, *values)
+        recorder = self._recorder
+        if recorder is None:
+            recorder = self._recorder = Recorder(self.rewritten.graph, self.rewritten.function)
+        return recorder.run(module, values, key, lambda: self._by_session(module, values, key))
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
         constants = self._constants(module)

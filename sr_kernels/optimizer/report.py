@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sr_kernels.optimizer.region import Region
 
+ALL_REWRITES = "all rewrites"  # under which is told why nothing of a module, or of a part, is left
 _NAMED = 8  # of what PyTorch computes
 
 
@@ -85,7 +86,7 @@ class Report:
         if self.undone:
             lines.append("undone")
             lines += [f"  {name}: {why}" for name, why in self.undone.items()]
-        if self.parity is not None:
+        if self.parity is not None and self.regions:
             p = self.parity
             against = "against float64" if p.exact else "against eager"
             lines.append(

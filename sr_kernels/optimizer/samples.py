@@ -8,6 +8,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -192,14 +193,25 @@ def seen_inside(
             found[path].append(Sample(args, kwargs).to_copy())
         return forward(*args, **kwargs)
 
-    modules = {path: module.get_submodule(path) for path in paths}
-    try:
-        for path, inner in modules.items():
-            vars(inner)["forward"] = functools.partial(recorded, path, inner.forward)
-        with torch.no_grad():
-            for sample in samples:
-                sample.to_copy().run(module)
-    finally:
-        for inner in modules.values():
-            vars(inner).pop("forward", None)
+    with ExitStack() as patches, torch.no_grad():
+        for path in paths:
+            inner = module.get_submodule(path)
+            patches.enter_context(watched(inner, functools.partial(recorded, path)))
+        for sample in samples:
+            sample.to_copy().run(module)
     return found
+
+
+@contextmanager
+def watched(module: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
+    """Within it `call(forward, *arguments)` runs in the place of the module's forward, however called."""
+    own = vars(module)
+    before = own.get("forward")
+    own["forward"] = functools.partial(call, module.forward)
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["forward"]
+        else:
+            own["forward"] = before

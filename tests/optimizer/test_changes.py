@@ -119,6 +119,32 @@ def test_statistics_that_training_writes(counted, by):
     assert_ours(fast, picture())
 
 
+class OwnNorm(nn.Module):
+    """A norm of one's own, by other names."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = conv(3, 8), conv(8, 3)
+        self.register_buffer("seen", torch.zeros(8))
+        self.register_buffer("spread", torch.ones(8))
+
+    def forward(self, x):
+        h = F.batch_norm(self.body(x), self.seen, self.spread, training=self.training)
+        return self.last(F.relu(h))
+
+
+def test_statistics_by_other_names():
+    torch.manual_seed(0)
+    model = OwnNorm().eval()
+    fast = optimize(model)
+    with torch.no_grad():
+        before = fast(picture())
+        model.train()(3 * picture(4, 3, 8, 8))
+        assert not torch.equal(fast(picture()), before)
+    assert_same(fast, model.eval(), picture())
+    assert_ours(fast, picture())
+
+
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
 def test_statistics_that_training_writes_op_by_op(counted, monkeypatch):
     monkeypatch.setattr(Region, "_by_session", lambda self, m, values, _: self._op_by_op(m, *values))

@@ -186,3 +186,36 @@ def test_parts_are_timed_for_real():
     fast, x = optimize(model), picture()
     assert torch.allclose(fast(x), model(x), rtol=1e-4, atol=1e-5)
     assert not any("forward" in vars(m) for m in (*model.modules(), *fast.modules()))
+
+
+class Holding(Parts):
+    """One part is called by a function that holds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.call = lambda x: self.first(x)
+
+    def forward(self, x):
+        h = self.call(x)
+        return self.outer(h) if h.sum() > -1 else h
+
+
+def test_a_part_that_nothing_calls_in_the_copy(parts):
+    fast = optimize(Holding().eval())
+    assert "first" not in regions_of(fast)
+    assert fast.report().left["first"] == "what calls it holds the original"
+
+
+def test_parts_that_save_next_to_nothing(parts, monkeypatch):
+    """In a whole that takes a thousand times as long."""
+    run = timing.Sample.run
+
+    def slow(self, module):
+        timing.time.perf_counter.__closure__[0].cell_contents[0] += 1000.0
+        return run(self, module)
+
+    monkeypatch.setattr(timing.Sample, "run", slow)
+    fast = optimize(Parts().eval())
+    assert not regions_of(fast)
+    assert fast.report().left["first"] == "kernels of the library gain next to nothing there"
+    assert "parity" not in str(fast.report())

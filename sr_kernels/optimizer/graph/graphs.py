@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,8 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_leaves
 
 from sr_kernels.optimizer.samples import Sample
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Refused(Exception):
@@ -49,14 +51,32 @@ def table_of(module: nn.Module, path: str) -> tuple[Mapping[str, Any], str]:
     raise AttributeError(f"{path} is no tensor of {type(module).__name__}")
 
 
-def witness(holder: nn.Module, name: str) -> str | None:
-    """F.batch_norm writes running statistics without counting a version. Of such a tensor the name of the one
-    that tells when it did, the number of batches, or its own where nobody counts; None for other tensors."""
-    if not isinstance(holder._buffers.get(name), Tensor):
-        return None
-    if isinstance(holder._buffers.get("num_batches_tracked"), Tensor):
-        return "num_batches_tracked"
-    return name if name in ("running_mean", "running_var") else None
+def of_statistics(function: F) -> F:
+    """Marks a function whose first argument is a norm's running statistics, which F.batch_norm writes without
+    counting a version."""
+    function._of_statistics = True  # type: ignore[attr-defined]
+    return function
+
+
+def statistics(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """Of a graph's nodes those that read such statistics from the module."""
+    waiting = [node.args[0] for node in nodes if getattr(node.target, "_of_statistics", False)]
+    found: dict[fx.Node, None] = {}
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, fx.Node):
+            if node.op == "get_attr":
+                found[node] = None
+            waiting += node.all_input_nodes
+    return list(found)
+
+
+def bytes_of(tensors: Sequence[Tensor]) -> bytes:
+    """All that the tensors hold."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for x in tensors:
+        by_dtype.setdefault(x.dtype, []).append(x.detach().reshape(-1))
+    return b"".join(torch.cat(found).view(torch.uint8).numpy().tobytes() for found in by_dtype.values())
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:

@@ -43,7 +43,6 @@ class Binding:
         self._fixed = fixed
         self._tables: list[Mapping[str, Any]] = []
         self._names: list[str] = []
-        self._values: list[tuple[Tensor, Tensor]] = []  # tensors of which nothing else tells, and copies
         self._found: list[Any] = []
         self._seen: dict[str, nn.Module] = {"": module}
         self._is_volatile = False
@@ -61,6 +60,8 @@ class Binding:
             tensors = [x for x in self._found if isinstance(x, Tensor)]
             self._is_volatile |= any(x.is_inference() for x in tensors)
             self._tensors = tensors
+            self._statistics = [self.constants[node] for node in graphs.statistics(constants)]
+            self._values = graphs.bytes_of(self._statistics)
             self._storages = [x.detach() for x in tensors]  # a freed address could be given out again
             self._versions = [] if self._is_volatile else list(map(_version, tensors))
             self._addresses = list(map(Tensor.data_ptr, tensors))
@@ -87,7 +88,7 @@ class Binding:
                 and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
                 and list(map(Tensor.stride, self._tensors)) == self._layouts[0]
                 and list(map(Tensor.numel, self._tensors)) == self._layouts[1]
-                and all(torch.equal(x, known) for x, known in self._values)
+                and (not self._statistics or graphs.bytes_of(self._statistics) == self._values)
             )
         except KeyError:  # deleted: the next binding says so
             return False
@@ -110,12 +111,11 @@ class Binding:
         module = self._module(owner)
         for table in (module._parameters, module._buffers, vars(module)):
             x = table.get(name)
+            if isinstance(x, Tensor) and x.grad_fn is not None:
+                # computed for this call (torch.func.functional_call): not ours to keep, with its history
+                self._is_volatile = True
+                return x.detach()
             if isinstance(x, Tensor):
-                witness = graphs.witness(module, name)
-                if witness == name:
-                    self._values.append((x, x.clone()))
-                elif witness is not None:
-                    self._note(table, witness)
                 return self._note(table, name)
         self._is_volatile = True  # made anew each time it is asked for, as by a parametrisation
         return getattr(module, name)

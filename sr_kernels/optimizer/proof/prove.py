@@ -17,7 +17,7 @@ from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.proof import timing
 from sr_kernels.optimizer.proof.parity import Reference
 from sr_kernels.optimizer.region import Region, Rewritten, Settings
-from sr_kernels.optimizer.report import Parity, Report
+from sr_kernels.optimizer.report import ALL_REWRITES, Parity, Report
 from sr_kernels.optimizer.samples import Sample
 
 
@@ -38,7 +38,8 @@ def regions(
     captured = capture(model, samples.optional(model, tried)) if whole else Capture(None, inner=inside(model))
     report.left.update(_left(captured))
     proof = _Proof(model, tried, settings, report)
-    found = timing.gainful(model, proof.regions(captured.regions()), (*large, *tried)[0], report)
+    timed = (*large, *tried)[0]
+    found = timing.gainful(model, proof.regions(captured.regions()), timed, report)
     if not found:
         return {}
     reference = Reference(model, tried, large)
@@ -46,7 +47,7 @@ def regions(
     while found and not report.parity.holds:
         found, further = proof.mended(found)
         if further:
-            found |= proof.regions(further)
+            found |= timing.gainful(model, proof.regions(further), timed, report)
         report.parity = reference.compare(assembled(model, found))
         if not further:
             break
@@ -56,7 +57,7 @@ def regions(
         if report.parity.holds:
             report.undone["kernels of precision high"] = f"{why}; those of highest run"
     if not report.parity.holds:
-        report.undone["all rewrites"] = report.parity.text
+        report.undone[ALL_REWRITES] = report.parity.text
         return {}
     return found
 
@@ -213,5 +214,5 @@ def _without(
         if reference.compare(assembled(module, {"": other})).holds:
             report.undone.update({f"{name}{where}": parity.text for name in at_fault})
             return other
-    report.undone[f"all rewrites{where}"] = parity.text
+    report.undone[f"{ALL_REWRITES}{where}"] = parity.text
     return None

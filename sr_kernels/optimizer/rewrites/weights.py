@@ -66,12 +66,14 @@ def seen(weight: Tensor, shift: Tensor, groups: int) -> Tensor:
     return (taps * shift.double().view(groups, 1, ci)).sum(2).view(co)
 
 
+@graphs.of_statistics
 def norm_gain(var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Batch norm is gain * x + shift: its gain."""
     gain = (var.double() + eps).rsqrt()
     return gain if weight is None else gain * weight.double()
 
 
+@graphs.of_statistics
 def norm_shift(mean: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
     """Batch norm's shift."""
     shift = -mean.double() * gain
