@@ -132,6 +132,10 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# Networks of others, to optimise in tests. Of what it asks for torchvision alone is left out, of which it uses a few names
+# and which would bring another PyTorch.
+SPANDREL := spandrel==0.4.*
+
 $(STAMPS)/venv:
 	@command -v $(PYTHON) >/dev/null || { \
 	    echo "$(PYTHON) is not found: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
@@ -156,6 +160,7 @@ $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
 # The Python part and the tools; the extension follows by itself, so that a change of csrc costs a build only.
 $(STAMPS)/package: $(STAMPS)/build-tools pyproject.toml
 	SR_KERNELS_BUILD_NATIVE=0 $(PIP) install --no-build-isolation --editable '.[dev]'
+	$(PIP) install --quiet --no-deps '$(SPANDREL)' || echo "without $(SPANDREL) the tests of its networks are skipped" >&2
 	@touch $@
 
 $(STAMPS)/native: $(STAMPS)/package setup.py $(NATIVE)

@@ -68,7 +68,7 @@ class Recorder:
         """Which results have a gradient; None where that cannot be told, or a second run gives others."""
         before = torch.get_rng_state()
         # nothing is kept for a backward, and a caller's hooks see nothing
-        with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):
+        with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):  # type: ignore[arg-type]
             leaves = tree_leaves(self._function(module, *values))
         draws = self._draws or not torch.equal(before, torch.get_rng_state())
         if draws:
