@@ -19,6 +19,7 @@ from torch import Tensor
 import sr_kernels._C as _C
 from sr_kernels.backends import cpu, cpu_chain, cpu_pack
 from sr_kernels.backends.base import ConvArgs, dense_strides
+from sr_kernels.backends.cpu_isa import Isa
 from sr_kernels.backends.cpu_plan import DTYPES, ConvPlan
 from sr_kernels.backends.registry import select
 
@@ -175,7 +176,7 @@ class Table:
     """What the size of the input decides of steps: entries in the order in which they were added. Programs
     made for one table run with any of equal entries."""
 
-    def __init__(self, isa: cpu.Isa) -> None:
+    def __init__(self, isa: Isa) -> None:
         self.native = _C.Table(isa.index)
         self._unit = isa.unit
         self.entries: list[Entry] = []

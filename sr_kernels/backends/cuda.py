@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sr_kernels.backends import cuda_check, cuda_choice, cuda_plan
+from sr_kernels.backends import cuda_check, cuda_choice, cuda_moves, cuda_plan
 from sr_kernels.backends.base import (
     Backend,
     ChainArgs,
@@ -94,27 +94,23 @@ class CudaBackend(Backend):
 
     def pixel_shuffle(self, input: Tensor, factor: int) -> Tensor:
         record("cuda/pixel_shuffle")
-        return shuffle(input, factor)
+        return cuda_moves.shuffle(input, factor)
 
     def pixel_unshuffle(self, input: Tensor, factor: int) -> Tensor:
         record("cuda/pixel_unshuffle")
-        return unshuffle(input, factor)
+        return cuda_moves.unshuffle(input, factor)
 
     def residual_add(self, input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
         record("cuda/residual_add")
-        return add(input, residuals, scale)
+        return cuda_moves.add(input, residuals, scale)
 
     def image_to_float(self, image: Tensor) -> Tensor:
         record("cuda/image_to_float")
-        return to_float(image)
+        return cuda_moves.to_float(image)
 
     def float_to_image(self, input: Tensor, dtype: torch.dtype) -> Tensor:
         record("cuda/float_to_image")
-        return to_image(input, dtype)
-
-
-def _empty(shape: Sequence[int], strides: Sequence[int], like: Tensor) -> Tensor:
-    return like.new_empty_strided(shape, strides)
+        return cuda_moves.to_image(input, dtype)
 
 
 class _Conv2d:
@@ -133,7 +129,7 @@ class _Conv2d:
         self.plans: dict[tuple[bool, bool], ConvPlan] = {}
 
     def __call__(self, a: ConvArgs) -> Tensor:
-        y = _empty(self.shape, self.strides, a.input)
+        y = a.input.new_empty_strided(self.shape, self.strides)
         in_place = self.fits and (self.thin or is_aligned(a.input))
         if self.copies or not in_place:
             a = _laid_out(a)
@@ -187,7 +183,7 @@ class _DenseBlock:
         n, h, w = self.shape
         count = self.ends[-1] + (self.channels if copies else 0)
         shape = n, max(count + -count % 8, 8), h, w
-        return _empty(shape, dense_strides(shape, torch.channels_last), like)
+        return like.new_empty_strided(shape, dense_strides(shape, torch.channels_last))
 
     def _layers(self, a: DenseBlockArgs, y: Tensor, copies: bool) -> list[_Layer]:
         """a: its tensors as the kernels read them."""
@@ -218,7 +214,7 @@ class _DenseBlock:
 
     def __call__(self, a: DenseBlockArgs) -> Tensor:
         x = lay_out(a.input)
-        y = _empty(a.input.shape, self.strides, x)
+        y = x.new_empty_strided(a.input.shape, self.strides)
         residuals = [(pixel_major(residual), factor) for residual, factor in a.residuals]
         key = x is a.input, all(is_aligned(residual) for residual, _ in residuals)
         plan = self.plans.get(key)
@@ -294,63 +290,3 @@ def _shuffle_refusals(op: str, x: Tensor, *others: Any) -> list[str]:
     size = n, h // factor, w // factor, c
     reason = cuda_plan.native.shuffle_refusal(size, *strides, factor, x.dtype.itemsize)
     return [reason] if reason else []
-
-
-def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
-    """residual_add."""
-    memory_format = memory_format_of(input)
-    x, *others = (with_format(t, memory_format) for t in (input, *(r for r, _ in residuals)))
-    y = _empty(x.shape, dense_strides(x.shape, memory_format), x)
-    if y.numel():
-        r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
-        b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
-        dtype = cuda_plan.DTYPES[x.dtype]
-        cuda_plan.native.add(*place(x), x.data_ptr(), r1, r2, y.data_ptr(), x.numel(), scale, b1, b2, dtype)
-    return y
-
-
-def to_float(image: Tensor) -> Tensor:
-    """image_to_float."""
-    h, w, c = image.shape
-    image = image.contiguous()
-    y = torch.empty((1, h, w, c), dtype=torch.float32, device=image.device)
-    bits = 8 * image.dtype.itemsize
-    cuda_plan.native.image_to_float(*place(image), image.data_ptr(), y.data_ptr(), y.numel(), bits)
-    return with_format(y.permute(0, 3, 1, 2), torch.channels_last)
-
-
-def to_image(input: Tensor, dtype: torch.dtype) -> Tensor:
-    """float_to_image."""
-    _, c, h, w = input.shape
-    x = with_format(input, torch.channels_last)
-    y = torch.empty((h, w, c), dtype=dtype, device=x.device)
-    bits = 8 * dtype.itemsize
-    cuda_plan.native.float_to_image(*place(x), x.data_ptr(), y.data_ptr(), y.numel(), bits)
-    return y
-
-
-def shuffle(x: Tensor, factor: int) -> Tensor:
-    """pixel_shuffle."""
-    x = with_format(x, memory_format_of(x))
-    shape = shuffled(x.shape, factor)
-    y = _empty(shape, dense_strides(shape, memory_format_of(x)), x)
-    _shuffle(x, y, factor, inverse=False)
-    return y
-
-
-def unshuffle(x: Tensor, factor: int) -> Tensor:
-    """pixel_unshuffle."""
-    x = with_format(x, memory_format_of(x))
-    shape = unshuffled(x.shape, factor)
-    y = _empty(shape, dense_strides(shape, memory_format_of(x)), x)
-    _shuffle(y, x, factor, inverse=True)
-    return y
-
-
-def _shuffle(coarse: Tensor, fine: Tensor, factor: int, *, inverse: bool) -> None:
-    n, c, h, w = fine.shape
-    if fine.numel():
-        cuda_plan.native.shuffle(
-            *place(fine), coarse.data_ptr(), fine.data_ptr(), (n, h // factor, w // factor, c),
-            coarse.stride(), fine.stride(), factor, fine.dtype.itemsize, inverse,
-        )  # fmt: skip

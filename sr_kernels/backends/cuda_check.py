@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sr_kernels import reference
-from sr_kernels.backends import cuda_plan, gpu_driver, selfcheck
+from sr_kernels.backends import cuda_moves, cuda_plan, gpu_driver, selfcheck
 from sr_kernels.backends.base import ConvArgs, dense_strides
 
 _lock = threading.RLock()
@@ -318,38 +318,32 @@ def _moved(x: Tensor, device: torch.device, offset: int) -> Tensor:
 
 
 def _check_shuffles(device: torch.device, dtype: torch.dtype, offset: int) -> str:
-    from sr_kernels.backends import cuda
-
     for s, layout in itertools.product((2, 3, 4), (torch.contiguous_format, torch.channels_last)):
         size = (2, 8 * s * s, 3, 16)
         coarse = torch.randint(0, 200, size, generator=_normal(s), device="cpu").to(dtype)
         coarse = coarse.contiguous(memory_format=layout)
         fine = reference.pixel_shuffle(coarse, s).contiguous(memory_format=layout)
-        if not torch.equal(cuda.shuffle(_moved(coarse, device, offset), s).cpu(), fine):
+        if not torch.equal(cuda_moves.shuffle(_moved(coarse, device, offset), s).cpu(), fine):
             return f"pixel_shuffle by {s}, {dtype}, {layout}"
-        if not torch.equal(cuda.unshuffle(_moved(fine, device, offset), s).cpu(), coarse):
+        if not torch.equal(cuda_moves.unshuffle(_moved(fine, device, offset), s).cpu(), coarse):
             return f"pixel_unshuffle by {s}, {dtype}, {layout}"
     return ""
 
 
 def _check_add(device: torch.device, dtype: torch.dtype, offset: int) -> str:
-    from sr_kernels.backends import cuda
-
     x, r = torch.randn(2, 1, 3, 5, 7, generator=_normal(0), dtype=torch.float64, device="cpu").to(dtype)
     mine = [_moved(t, device, offset) for t in (x, r)]
-    y = cuda.add(mine[0], [(mine[1], -2.0), (mine[0], 0.5)], 0.25).cpu()
+    y = cuda_moves.add(mine[0], [(mine[1], -2.0), (mine[0], 0.5)], 0.25).cpu()
     exact = 0.75 * x.double() - 2.0 * r.double()
     bound = torch.finfo(dtype).eps * exact.abs() + 2.0**-20
     return "" if bool(((y.double() - exact).abs() <= bound).all()) else f"residual_add, {dtype}"
 
 
 def _check_pictures(device: torch.device, dtype: torch.dtype, offset: int) -> str:
-    from sr_kernels.backends import cuda
-
     values = torch.linspace(0, torch.iinfo(dtype).max, 105, dtype=torch.float64, device="cpu").round()
     picture = values.to(torch.int32).to(dtype).view(5, 7, 3)
-    floats = cuda.to_float(_moved(picture, device, offset)).cpu()
+    floats = cuda_moves.to_float(_moved(picture, device, offset)).cpu()
     if not torch.equal(floats, reference.image_to_float(picture)):
         return f"image_to_float, {dtype}"
-    back = cuda.to_image(_moved(floats, device, offset), dtype)
+    back = cuda_moves.to_image(_moved(floats, device, offset), dtype)
     return "" if torch.equal(back.cpu(), picture) else f"float_to_image, {dtype}"

@@ -24,7 +24,7 @@ import numpy as np
 from sr_kernels import config
 
 if TYPE_CHECKING:
-    from sr_kernels.backends.cpu import Isa
+    from sr_kernels.backends.cpu_isa import Isa
 
 _lock = threading.Lock()
 _results: dict[str, str] = {}  # instruction set -> why it failed, "" where it passed
@@ -50,7 +50,7 @@ def failure(isa: Isa) -> str:
 
 def report() -> dict[str, str]:
     """Every instruction set of this machine with "passed" or what failed."""
-    from sr_kernels.backends.cpu import ISAS
+    from sr_kernels.backends.cpu_isa import ISAS
 
     return {isa.name: failure(isa) or "passed" for isa in ISAS}
 

@@ -110,9 +110,9 @@ def _extension() -> Lines:
         raise _Broken(f"the native extension does not load: {error}; install sr_kernels again") from error
     yield "built", f"yes, {getattr(native, '__file__', '')}"
     yield "build id", str(getattr(native, "build_id", "unknown"))
-    from sr_kernels.backends import cpu
+    from sr_kernels.backends import cpu, cpu_isa
 
-    yield "instruction sets", ", ".join(isa.name for isa in cpu.ISAS)
+    yield "instruction sets", ", ".join(isa.name for isa in cpu_isa.ISAS)
     yield "chosen", cpu.current_isa().name
     yield "kernels", ", ".join(kernel.name for kernel in cpu.current_isa().kernels)
 
