@@ -172,23 +172,26 @@ def transposed(
 def _base(op: str, a: ConvArgs) -> None:
     if a.base_mode not in BASE_MODES:
         raise ValueError(f"{op}: base_mode must be None, 'nearest' or 'bilinear', got {a.base_mode!r}")
-    if a.base is None:
-        if a.base_mode != "none":
-            raise ValueError(f"{op}: base_mode={a.base_mode!r} needs a base, got None")
+    if a.base is not None:
+        base(op, a.base, a.base_mode, a.input, a.output_shape())
+    elif a.base_mode != "none":
+        raise ValueError(f"{op}: base_mode={a.base_mode!r} needs a base, got None")
+
+
+def base(op: str, x: Tensor, mode: str, input: Tensor, shape: Sequence[int]) -> None:
+    """x may be added, enlarged by that mode, to a result of this shape."""
+    companion(op, x, "base", input)
+    if mode == "none":
+        _has_shape(op, x, "base", shape, "the shape of the result")
         return
-    companion(op, a.base, "base", a.input)
-    shape = a.output_shape()
-    if a.base_mode == "none":
-        _has_shape(op, a.base, "base", shape, "the shape of the result")
-        return
-    if a.base.dim() == 4 and a.base.shape[2] > 0:
-        factor = shape[2] // a.base.shape[2]
-        small = (shape[0], shape[1], a.base.shape[2] * factor, a.base.shape[3] * factor)
-        if factor >= 1 and a.base.shape[:2] == shape[:2] and small == shape:
+    if x.dim() == 4 and x.shape[2] > 0:
+        factor = shape[2] // x.shape[2]
+        small = (shape[0], shape[1], x.shape[2] * factor, x.shape[3] * factor)
+        if factor >= 1 and x.shape[:2] == tuple(shape[:2]) and small == tuple(shape):
             return
     raise ValueError(
-        f"{op}: base with base_mode={a.base_mode!r} must be the result's shape "
-        f"({', '.join(map(str, shape))}) with height and width divided by one integer, got {shape_of(a.base)}"
+        f"{op}: base with base_mode={mode!r} must be the result's shape "
+        f"({', '.join(map(str, shape))}) with height and width divided by one integer, got {shape_of(x)}"
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,12 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from sr_kernels import config, ops
-from sr_kernels.backends.base import dense_strides, memory_format_of, shuffled, unshuffled
+from sr_kernels import config
 from sr_kernels.backends.cpu import current_isa
 from sr_kernels.backends.registry import chosen
-from sr_kernels.ops import _arguments
 from sr_kernels.optimizer.graph import graphs
 from sr_kernels.optimizer.plan.form import Form
+from sr_kernels.optimizer.plan.rules import RULES
 from sr_kernels.optimizer.plan.session import Session
 
 _MOST_FORMS = 8  # of one graph that are remembered
@@ -89,7 +88,7 @@ class Planner:
                     known.values = _values(self._constants, iter(known.parameters), {})
                 given = (_without_memory(x) if isinstance(x, Tensor) else x for x in inputs)
                 return _values(self._others, given, known.values)
-        except Exception:  # control by values, or an operation without a rule for shapes
+        except Exception:  # control by values, an operation without a rule for shapes, or what an op refuses
             return None
 
 
@@ -119,7 +118,7 @@ def _values(
             value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:
             assert callable(node.target)
-            value = _RULES.get(node.target, node.target)(*args, **kwargs)
+            value = RULES.get(node.target, node.target)(*args, **kwargs)
         if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
             raise TypeError("the device of a stand-in is not that of the value")
         values[node] = value
@@ -128,53 +127,6 @@ def _values(
 
 def _without_memory(x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-
-
-def _like(x: Tensor, shape: Sequence[int]) -> Tensor:
-    strides = dense_strides(shape, memory_format_of(x))
-    return torch.empty_strided(shape, strides, dtype=x.dtype, device="meta")
-
-
-def _joined(shapes: Sequence[Sequence[int]], dim: int) -> list[int]:
-    joined = list(shapes[0])
-    joined[dim] = sum(shape[dim] for shape in shapes)
-    return joined
-
-
-def _conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    upsample: int = 1,
-    pixel_shuffle: int = 1,
-    **others: Any,
-) -> Tensor:
-    n, _, h, w = input.shape
-    co, _, kh, kw = weight.shape
-    sy, sx = _arguments.pair("conv2d", "stride", stride)
-    dy, dx = _arguments.pair("conv2d", "dilation", dilation)
-    left, right, top, bottom = _arguments.padding("conv2d", padding, (kh, kw), (sy, sx), (dy, dx))
-    oh = (h * upsample + top + bottom - dy * (kh - 1) - 1) // sy + 1
-    ow = (w * upsample + left + right - dx * (kw - 1) - 1) // sx + 1
-    r = pixel_shuffle
-    return _like(input, (n, co // (r * r), oh * r, ow * r))
-
-
-# The ops of the library, whose own way to tell a shape goes through the dispatcher.
-_RULES: dict[Any, Callable[..., Tensor]] = {
-    ops.conv2d: _conv2d,
-    ops.dense_block: lambda input, *others, **options: _like(input, input.shape),
-    ops.residual_add: lambda input, *others, **options: _like(input, input.shape),
-    torch.cat: lambda tensors, dim: _like(tensors[0], _joined([x.shape for x in tensors], dim)),
-    ops.pixel_shuffle: lambda input, upscale_factor, **_: _like(input, shuffled(input.shape, upscale_factor)),
-    ops.pixel_unshuffle: lambda input, downscale_factor, **_: _like(
-        input, unshuffled(input.shape, downscale_factor)
-    ),
-}
 
 
 def _recorded(graph: fx.Graph, module: nn.Module, inputs: Sequence[Any]) -> tuple[dict[fx.Node, Any], Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import fx
 
-from sr_kernels.optimizer.graph.graphs import is_call, number, operands, shapes, sole_user
+from sr_kernels.optimizer.graph.graphs import constant, is_call, number, operands, shapes, sole_user
 from sr_kernels.optimizer.graph.vocabulary import enlarge
 from sr_kernels.optimizer.rewrites.convs import grow, is_free, option
 
@@ -67,6 +67,8 @@ def _add(graph: fx.Graph, node: fx.Node) -> bool:
     order = {n: i for i, n in enumerate(graph.nodes)}
     choices = [(first, second, 1.0, sign), (second, first, sign, 1.0)]
     choices = [c for c in choices if is_free(c[0]) and isinstance(c[1], fx.Node) and c[1] is not c[0]]
+    # what follows from parameters has the batch and size of one input and is spread over others
+    choices = [c for c in choices if not constant(c[1])]
     for conv, other, conv_sign, other_sign in sorted(choices, key=lambda c: -order[c[0]]):
         if shapes(conv) is None or option(conv, "activation_after_add") or option(conv, "base") is not None:
             continue
