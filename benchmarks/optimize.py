@@ -182,8 +182,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         row = Row(**{**entry, "ours_of": tuple(entry["ours_of"])})
         ours, calls = row.ours_of
         cells = [row.name, row.captured, f"{ours} / {calls}" if calls else "-", row.parity]
-        times = [f"{t:.2f}" for t in (row.eager, row.eager_channels_last, row.ours)]
-        rows.append([*cells, *times, f"{row.ratio:.2f}x"])
+        times = [f"{t:.2f}" for t in (row.eager, row.eager_channels_last)]
+        # what was left alone is the module itself: a ratio would be noise
+        rows.append([*cells, *times, *([f"{row.ours:.2f}", f"{row.ratio:.2f}x"] if calls else ["-", "-"])])
     return "\n\n".join([report.grid([*heads, "ours", "ratio"], rows), _caption(found)])
 
 

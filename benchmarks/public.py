@@ -58,7 +58,9 @@ PUBLIC = (
     Public("DAT", "DAT", {"embed_dim": 16, "depth": [2], "num_heads": [2], "split_size": [2, 4]}),
     Public("DCTLSA", "DCTLSA"),
     Public("DITN", "DITN_Real", {"dim": 20, "ITL_blocks": 1, "SAL_blocks": 1}),
-    Public("DRCT", "DRCT", {**_ONE, "embed_dim": 32, "window_size": 8}),
+    Public(
+        "DRCT", "DRCT", {**_ONE, "embed_dim": 32, "window_size": 8, "upsampler": "pixelshuffle", "upscale": 2}
+    ),
     Public("DRUNet", "DRUNet", channels=(1,)),
     Public("DnCNN", "DnCNN", channels=(1,)),
     Public("ESRGAN", "RRDBNet", {"num_filters": 32, "num_blocks": 2}),

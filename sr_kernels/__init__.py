@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sr_kernels import models, nn, ops
     from sr_kernels.backends.registry import available_backends, record_kernels, use_backend
     from sr_kernels.models import create, load
-    from sr_kernels.optimizer import optimize
+    from sr_kernels.optimizer import empty_cache, optimize
     from sr_kernels.pipeline import upscale
 
 # name -> module, or module:attribute
@@ -26,6 +26,7 @@ _LAZY = {
     "load": "sr_kernels.models:load",
     "upscale": "sr_kernels.pipeline:upscale",
     "optimize": "sr_kernels.optimizer:optimize",
+    "empty_cache": "sr_kernels.optimizer:empty_cache",
     "available_backends": "sr_kernels.backends.registry:available_backends",
     "record_kernels": "sr_kernels.backends.registry:record_kernels",
     "use_backend": "sr_kernels.backends.registry:use_backend",
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "create",
+    "empty_cache",
     "load",
     "models",
     "nn",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sr_kernels import config
 from sr_kernels.backends import registry
+from sr_kernels.backends.base import BackendError
 from sr_kernels.optimizer import samples
 from sr_kernels.optimizer.copies import copied
 from sr_kernels.optimizer.graph.capture import unchanged
@@ -57,11 +58,14 @@ def optimize(
     Raises:
         TypeError: model is no nn.Module, or another argument is of a wrong type.
         ValueError: an unknown backend or precision.
+        BackendError: a backend that this machine or build does not have.
     """
     settings = _settings(model, dtype, backend, precision)
     given = None if example_inputs is None else samples.given(example_inputs)
-    model = _unwrapped(model)
+    compiled, model = model, _unwrapped(model)
     report = Report(type(model).__name__)
+    if _is_compiled(compiled):
+        report.notes.append("it was compiled; this is the module that torch.compile was given")
     subject = model
     regions: dict[str, Region] = {}
     try:
@@ -99,6 +103,9 @@ def _optimised(
             "hooks of all modules are registered, which see every layer; remove them, then optimize"
         )
         return model, {}, None
+    if given is not None and (wrong := _refused(model, given)):
+        report.notes.append(f"it does not take the example inputs ({wrong}); give what it is called with")
+        return model, {}, None
     tried, why = (given, "") if given is not None else samples.guessed(model)
     subject = model if dtype is None else copied(model).to(dtype)
     if dtype is not None and tried:
@@ -123,8 +130,26 @@ def _optimised(
     return subject, kept, dtype
 
 
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile made it. To ask its class would be to import the compiler."""
+    return type(model).__module__ == "torch._dynamo.eval_frame" and "_orig_mod" in model._modules
+
+
+def _refused(model: nn.Module, given: Sequence[Sample]) -> str:
+    """What the module says against the examples."""
+    try:
+        with torch.no_grad():
+            for sample in given:
+                sample.to_copy().run(model)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module itself, where an optimised one is given."""
+    """The module itself, where an optimised or compiled one is given."""
+    if _is_compiled(model):
+        return _unwrapped(model.get_submodule("_orig_mod"))
     if isinstance(model, Optimized) and model._sr_original is not None:
         return model._sr_original
     return model
@@ -139,6 +164,12 @@ def _settings(model: Any, dtype: Any, backend: Any, precision: Any) -> Settings:
         )
     if backend is not None:
         registry.find(backend)
+        reasons = registry.unavailable(backend)
+        if reasons:
+            raise BackendError(
+                f"optimize: backend {backend!r} was asked for and cannot run here: {'; '.join(reasons)}. "
+                "Leave it out, and the first able one runs each layer."
+            )
     if precision is not None and precision not in config.PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(config.PRECISIONS)}, got {precision!r}")
     return Settings(backend, precision)

@@ -12,12 +12,14 @@ import torch
 
 import sr_kernels
 from sr_kernels import optimize
+from sr_kernels.backends.base import BackendError
 from tests.optimizer.networks import (
     Body,
     assert_lower,
     assert_ours,
     assert_same,
     kernels_of,
+    net,
     picture,
 )
 
@@ -216,3 +218,23 @@ def test_random_numbers_and_switches_are_left_as_they_were(model):
     assert torch.equal(torch.rand(3), expected)
     assert torch.is_grad_enabled()
     assert sr_kernels.config.get_precision() == "high"
+
+
+def test_a_backend_that_is_not_there():
+    with pytest.raises(BackendError, match=r"'cuda' was asked for and cannot run here: .*Leave it out"):
+        optimize(net(), backend="cuda")
+
+
+def test_examples_that_it_does_not_take():
+    model = net()
+    fast = optimize(model, picture(1, 5, 8, 8))
+    assert "does not take the example inputs (RuntimeError: " in str(fast.report())
+    assert torch.equal(fast(picture()), model(picture()))
+
+
+def test_a_compiled_module():
+    model = net()
+    fast = optimize(torch.compile(model, backend="eager"))
+    assert "it was compiled" in str(fast.report())
+    assert fast.original is model
+    assert_ours(fast, picture())
