@@ -345,7 +345,7 @@ class Region:
             return False
         if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
             return False
-        return not bound.trains
+        return not structure.trains(bound)
 
     def _warn(self, module: nn.Module, text: str) -> None:
         if text not in self._warned:

@@ -9,7 +9,6 @@ import copy
 import enum
 import functools
 import numbers
-import operator
 from collections.abc import Collection
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -59,55 +58,8 @@ class _Thing:
 # One module as found: itself, class, attributes, where it hangs, under which name, its hooks, the values that
 # its attributes must have, the fact.
 _Values = list[tuple[str, Any, bool]]  # name, value, whether it must be that very object
-_Row = tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Values, _Fact]
+_Bound = list[tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Values, _Fact]]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-class Bound:
-    """The modules that the facts are about, and all their attributes when these were last found as they must
-    be: as long as nothing at all is another, nothing needs to be looked at one by one."""
-
-    def __init__(self, rows: list[_Row]) -> None:
-        self.rows = rows
-        self.trains = False  # a module inside that asks for the training flag is in training mode
-        modules, _, self._owns, siblings, names, self._hooks, values, _ = zip(*rows, strict=True)
-        below = [i for i, name in enumerate(names) if name]
-        self._modules = [modules[i] for i in below]
-        self._siblings, self._names = [siblings[i] for i in below], [names[i] for i in below]
-        self._inside = [own["_modules"] for own in self._owns]
-        self._values = values
-        self._seen: list[dict[str, Any]] | None = None
-
-    def see(self) -> None:
-        """Remembers what there is now."""
-        self._kinds = list(map(type, self._modules))
-        self._counts = list(map(len, self._inside))
-        self._tables = [table for tables in self._hooks for table in tables]
-        self._hooked = list(map(len, self._tables))
-        written = [
-            (own[name], value)
-            for own, values in zip(self._owns, self._values, strict=True)
-            for name, value, very in values
-            if not very and isinstance(value, (list, set, dict))
-        ]
-        self._live, self._copies = [live for live, _ in written], [value for _, value in written]
-        self._seen = list(map(dict, self._owns))
-
-    def is_as_seen(self) -> bool:
-        """Whether every attribute is the one that was there, and what can be written to holds the same."""
-        if self._seen is None:
-            return False
-        try:
-            return (
-                list(self._owns) == self._seen
-                and list(map(type, self._modules)) == self._kinds
-                and all(map(operator.is_, map(dict.get, self._siblings, self._names), self._modules))
-                and list(map(len, self._inside)) == self._counts
-                and list(map(len, self._tables)) == self._hooked
-                and self._live == self._copies
-            )
-        except Exception:  # attributes that cannot be compared
-            return False
 
 
 class Structure:
@@ -129,9 +81,9 @@ class Structure:
         ]
         self.trained = [fact.path for fact in self.facts if fact.path and fact.trained]
 
-    def bind(self, module: nn.Module) -> Bound:
+    def bind(self, module: nn.Module) -> _Bound:
         """The modules that the facts are about. Raises AttributeError where one is gone."""
-        rows: list[_Row] = []
+        bound: _Bound = []
         for fact in self.facts:
             parent, _, name = fact.path.rpartition(".")
             above = module.get_submodule(parent)
@@ -141,14 +93,12 @@ class Structure:
             kind = type(found) if getattr(found, "_sr_kind", None) is fact.kind else fact.kind
             own = vars(found)
             values = [_expected(attribute, value, own) for attribute, value in fact.attributes]
-            rows.append((found, kind, own, above._modules if name else {}, name, hooks, values, fact))
-        return Bound(rows)
+            bound.append((found, kind, own, above._modules if name else {}, name, hooks, values, fact))
+        return bound
 
-    def altered(self, bound: Bound) -> str:
+    def altered(self, bound: _Bound) -> str:
         """What is not as it was, in words; "" where everything is. It runs at every call."""
-        if bound.is_as_seen():
-            return ""
-        for m, kind, own, siblings, name, hooks, values, fact in bound.rows:
+        for m, kind, own, siblings, name, hooks, values, fact in bound:
             if name:
                 if siblings.get(name) is not m or type(m) is not kind:
                     return f"{fact.path} is another module"
@@ -162,9 +112,11 @@ class Structure:
                 now = own.get(attribute, m)
                 if now is not value and (very or type(now) is not type(value) or now != value):
                     return f"{f'{fact.path}.{attribute}'.lstrip('.')} has changed"
-        bound.trains = any(row[2]["training"] for row in bound.rows if row[4] and row[7].trained)
-        bound.see()
         return ""
+
+    def trains(self, bound: _Bound) -> bool:
+        """Whether a module inside that asks for the training flag is in training mode."""
+        return any(own["training"] for _, _, own, _, name, _, _, fact in bound if name and fact.trained)
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
