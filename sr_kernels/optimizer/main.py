@@ -103,7 +103,7 @@ def _optimised(
             "hooks of all modules are registered, which see every layer; remove them, then optimize"
         )
         return model, {}, None
-    if given is not None and (wrong := _refused(model, given)):
+    if given is not None and dtype is None and (wrong := _refused(model, given)):
         report.notes.append(f"it does not take the example inputs ({wrong}); give what it is called with")
         return model, {}, None
     tried, why = (given, "") if given is not None else samples.guessed(model)

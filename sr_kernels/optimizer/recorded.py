@@ -92,7 +92,7 @@ class Recorder:
     def _again(self, module: nn.Module, inputs: Sequence[Any], form: Any) -> Callable[..., list[Any]]:
         """The graph as a function of `_tensors`, with what is in force now. Tensors are autograd's to
         hold."""
-        layers = [lookup(module, path) for path in self._layers]
+        layers = [copy.copy(lookup(module, path)) for path in self._layers]  # in the mode of the forward
         backend, precision = registry.chosen(), config.get_precision()
         given = [_TENSOR if isinstance(x, Tensor) else x for x in inputs]
 

@@ -77,6 +77,7 @@ class Rewritten:
         graphs.sweep(self.graph)
         self.graph.lint()
         self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
+        self.shapes = _shapes(self.graph, module)
         self.order, self.defaults = _signature(type(module).forward)
         # what values must be for the graph to stand for the module
         self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
@@ -102,6 +103,14 @@ class Rewritten:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         return self
+
+    def check(self, module: nn.Module) -> None:
+        """Raises ValueError where a tensor of the module has another shape than the rewrites were made
+        for."""
+        for path, shape in self.shapes.items():
+            now = graphs.lookup(module, path).shape
+            if now != shape:
+                raise ValueError(f"{path} is {tuple(now)}, was {tuple(shape)} when it was optimised")
 
     def ours(self) -> int:
         """How many operations the kernels of the library compute."""
@@ -159,6 +168,13 @@ def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
     """The layers with a spectral norm, whose hook asks for their training flag."""
     paths = {str(n.target) for n in graph.nodes if n.op == "call_module"}
     return [path for path in paths if is_spectral(graphs.lookup(module, path))]
+
+
+def _shapes(graph: fx.Graph, module: nn.Module) -> dict[str, torch.Size]:
+    """Of the tensors that a graph reads from its module."""
+    paths = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    found = {path: graphs.lookup(module, path) for path in paths}
+    return {path: x.shape for path, x in found.items() if isinstance(x, Tensor)}
 
 
 _NONE = object()
@@ -332,7 +348,7 @@ class Region:
             return not any(graphs.lookup(module, path).training for path in paths)
         bound = self._bound
         try:
-            if bound is None or is_replica(module):
+            if bound is None or bound[0][0] is not module or is_replica(module):
                 bound = structure.bind(module)
                 self._bound = None if is_replica(module) else bound
             altered = structure.altered(bound)
@@ -374,6 +390,7 @@ class Region:
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
         tensors = _tensors(values)
         if is_replica(module) or is_watched() or not all(map(is_plain, tensors)):
+            self.rewritten.check(module)
             return self.rewritten.function(module, *values)
         records = torch.is_grad_enabled() and _needs_gradient(module, tensors)
         on_cpu = all(x.device.type == "cpu" for x in tensors)
@@ -393,6 +410,7 @@ class Region:
             return self._op_by_op(module, *values)
 
     def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
+        self.rewritten.check(module)
         if key is None:
             return self.rewritten.function(module, *values)
         recorder = self._recorder
@@ -401,6 +419,7 @@ class Region:
         return recorder.run(module, values, key, lambda: self._by_session(module, values, key))
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
+        self.rewritten.check(module)
         constants = self._constants(module)
         kept = {x.untyped_storage()._cdata for x in constants}
 
@@ -437,6 +456,7 @@ class Region:
                 self._sessions.move_to_end(key)
         if session is not None:
             return session.run(module, values)
+        self.rewritten.check(module)
         session, result = planner.session_for(module, values)
         with self._lock:
             self._sessions[key] = session

@@ -238,3 +238,9 @@ def test_a_compiled_module():
     assert "it was compiled" in str(fast.report())
     assert fast.original is model
     assert_ours(fast, picture())
+
+
+def test_examples_of_the_dtype_that_is_asked_for():
+    fast = optimize(net(), picture().bfloat16(), dtype=torch.bfloat16)
+    assert fast.report().regions
+    assert_ours(fast, picture().bfloat16())

@@ -382,3 +382,72 @@ def test_one_layer_more_in_a_list():
         layers.append(nn.Tanh())
     with pytest.warns(RuntimeWarning, match="layers has other modules inside"):
         assert torch.equal(fast(picture()), model(picture()))
+
+
+class Transposed(nn.Module):
+    """A convolution whose padding follows from its weight's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.up = conv(3, 8), nn.ConvTranspose2d(8, 8, 4, 2, 1)
+
+    def forward(self, x):
+        return self.up(F.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("records", [True, False], ids=["gradients", "no gradients"])
+@pytest.mark.parametrize("size", [(14, 11), (9, 8)], ids=["known size", "new size"])
+def test_a_weight_of_another_shape(records, size):
+    torch.manual_seed(0)
+    model = Transposed().eval()
+    fast = optimize(model)
+    with torch.set_grad_enabled(records):
+        fast(picture())
+        model.up.weight = fast.up.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+        x = picture(1, 3, *size)
+        with pytest.warns(RuntimeWarning, match="up.weight is"):
+            assert torch.equal(fast(x), model(x))
+
+
+class Scaled(nn.Module):
+    """Reads what its class has."""
+
+    scale = 0.2
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.sides = conv(3, 8), conv(8, 3), ([1.0], 2.0)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))) * self.scale * self.sides[0][0]
+
+
+def nested(fast, model):
+    fast.sides[0][0] = model.sides[0][0] = 3.0
+
+
+def shadowing(fast, model):
+    fast.scale = model.scale = 2.0
+
+
+@pytest.mark.parametrize("change", [nested, shadowing])
+def test_attributes_changed_out_of_the_way(change):
+    torch.manual_seed(0)
+    model = Scaled().eval()
+    fast = optimize(model)
+    fast(picture())
+    change(fast, model)
+    with pytest.warns(RuntimeWarning, match="is not used"):
+        assert torch.equal(fast(picture()), model(picture()))
+
+
+def test_a_shallow_copy_has_attributes_of_its_own():
+    torch.manual_seed(0)
+    model = Scaled().eval()
+    model.gain = 1.0
+    fast = optimize(model)
+    fast(picture())
+    twin = copy.copy(fast)
+    twin.gain = 5.0
+    with pytest.warns(RuntimeWarning, match="gain has changed"):
+        twin(picture())

@@ -419,3 +419,21 @@ def test_training_steps_in_eval_mode():
     for name in before:
         moved = [(m.get_parameter(name) - before[name]).detach() for m in (fast, model, exact)]
         assert_as_close(moved[0], moved[1], moved[2], name)
+
+
+class Instance(Several):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(8, track_running_stats=True)
+
+    def forward(self, x):
+        return self.b(F.relu(self.norm(self.a(x))))
+
+
+def test_the_backward_is_in_the_forwards_mode():
+    fast, x = optimize(made(Instance)), leaf()
+    expected = torch.autograd.grad(fast(x).sin().sum(), x)[0]
+    y, before = fast(x).sin().sum(), fast.norm.running_mean.clone()
+    fast.train()
+    assert torch.equal(torch.autograd.grad(y, x)[0], expected)
+    assert torch.equal(fast.norm.running_mean, before)

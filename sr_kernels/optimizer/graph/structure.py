@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-_OWN = frozenset(vars(nn.Module()))  # attributes that every module has
+# Attributes that every module has, those of DataParallel's replicas included.
+_OWN = frozenset((*vars(nn.Module()), "_is_replica", "_former_parameters"))
 # Compared by ==, functions and classes among them.
 _PLAIN = (
     numbers.Number,
@@ -43,6 +44,7 @@ class _Fact:
     kind: type[nn.Module]
     children: int
     attributes: tuple[tuple[str, Any], ...]
+    names: frozenset[str]  # of all attributes
     trained: bool  # its forward asks for the training flag
     hooks: tuple[Any, ...]  # classes of each kind: those of a weight norm are part of the graph
 
@@ -56,9 +58,10 @@ class _Thing:
 
 
 # One module as found: itself, class, attributes, where it hangs, under which name, its hooks, the values that
-# its attributes must have, the fact.
+# its attributes must have, how many attributes it has, the fact.
 _Values = list[tuple[str, Any, bool]]  # name, value, whether it must be that very object
-_Bound = list[tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Values, _Fact]]
+_Row = tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Values, int, _Fact]
+_Bound = list[_Row]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -73,6 +76,7 @@ class Structure:
                 type(m),
                 len(m._modules),
                 _attributes(m),
+                frozenset(vars(m)),
                 reads_training(type(m)),
                 _hooks(m) if path else (),
             )
@@ -82,7 +86,8 @@ class Structure:
         self.trained = [fact.path for fact in self.facts if fact.path and fact.trained]
 
     def bind(self, module: nn.Module) -> _Bound:
-        """The modules that the facts are about. Raises AttributeError where one is gone."""
+        """The modules that the facts are about. Raises AttributeError where one is gone, or has an attribute
+        more, which its forward may read in the place of its class's."""
         bound: _Bound = []
         for fact in self.facts:
             parent, _, name = fact.path.rpartition(".")
@@ -92,13 +97,17 @@ class Structure:
             # one that runs as a region in another place too is of a class derived from its own
             kind = type(found) if getattr(found, "_sr_kind", None) is fact.kind else fact.kind
             own = vars(found)
+            for new in own:
+                if new not in fact.names and new not in _OWN and not new.startswith("_sr_"):
+                    raise AttributeError(f"{fact.path or 'the module'} has a new attribute, {new},")
             values = [_expected(attribute, value, own) for attribute, value in fact.attributes]
-            bound.append((found, kind, own, above._modules if name else {}, name, hooks, values, fact))
+            table = above._modules if name else {}
+            bound.append((found, kind, own, table, name, hooks, values, len(own), fact))
         return bound
 
     def altered(self, bound: _Bound) -> str:
         """What is not as it was, in words; "" where everything is. It runs at every call."""
-        for m, kind, own, siblings, name, hooks, values, fact in bound:
+        for m, kind, own, siblings, name, hooks, values, count, fact in bound:
             if name:
                 if siblings.get(name) is not m or type(m) is not kind:
                     return f"{fact.path} is another module"
@@ -108,6 +117,8 @@ class Structure:
                 return f"{fact.path or 'the module'} has a forward of its own"
             if fact.children != len(own["_modules"]):
                 return f"{fact.path or 'the module'} has other modules inside"
+            if len(own) != count:
+                return f"{fact.path or 'the module'} has other attributes"
             for attribute, value, very in values:
                 now = own.get(attribute, m)
                 if now is not value and (very or type(now) is not type(value) or now != value):
@@ -116,7 +127,7 @@ class Structure:
 
     def trains(self, bound: _Bound) -> bool:
         """Whether a module inside that asks for the training flag is in training mode."""
-        return any(own["training"] for _, _, own, _, name, _, _, fact in bound if name and fact.trained)
+        return any(own["training"] for _, _, own, _, name, _, _, _, fact in bound if name and fact.trained)
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
@@ -146,6 +157,13 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
+def _is_immutable(value: Any) -> bool:
+    """Whether nothing of a plain value can be written to."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_is_immutable, value))
+    return not isinstance(value, (list, set, dict))
+
+
 def _frozen(value: Any, depth: int = 4) -> Any:
     """A copy of a plain value; of another object what can be told of it without holding it or its tensors."""
     if isinstance(value, (Tensor, nn.Module)) or depth == 0:
@@ -172,7 +190,7 @@ def _expected(name: str, known: Any, own: dict[str, Any]) -> tuple[str, Any, boo
     if isinstance(known, _Thing):
         return name, found if _frozen(found) == known else known, True
     # the very object is compared faster; one that can be written to is compared with its copy
-    same = type(found) is type(known) and not isinstance(found, (list, set, dict)) and found == known
+    same = type(found) is type(known) and _is_immutable(found) and found == known
     return name, found if same else known, False
 
 

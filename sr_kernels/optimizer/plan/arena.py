@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ KEPT_BYTES = 512 << 20  # between calls, of all forms together
 _ROOM = 2  # times as much address space as asked for: what is never touched takes no memory
 
 _lock = threading.Lock()
+_gone: deque[int] = deque()  # pools that are no more, whose arenas are still free
 _free: OrderedDict[int, Arena] = OrderedDict()  # by their pool, the one that was used last at the end
 
 
@@ -57,7 +58,8 @@ class Pool:
     def take(self, size: int) -> Arena:
         """An arena of so many bytes or more that is nobody else's until it is given back."""
         with _lock:
-            kept = _free.pop(id(self), None)
+            gone, kept = _swept(), _free.pop(id(self), None)
+        del gone
         if kept is not None and kept.room >= size:
             kept.size = max(kept.size, size)
             return kept
@@ -68,11 +70,11 @@ class Pool:
         """Back for a later call, or to the system where too much is kept."""
         if arena.size > KEPT_BYTES:
             return
-        dropped = []  # freed outside the lock
         with _lock:
+            dropped = _swept()  # freed outside the lock
             if id(self) not in _free:
                 _free[id(self)] = arena
-                kept = sum(other.size for other in _free.values())
+                kept = sum([other.size for other in list(_free.values())])
                 while kept > KEPT_BYTES:
                     _, oldest = _free.popitem(last=False)
                     dropped.append(oldest)
@@ -80,9 +82,24 @@ class Pool:
 
 
 def _drop(pool: int) -> None:
-    with _lock:
-        arena = _free.pop(pool, None)
-    del arena
+    """Called by the garbage collector, which may be at work in a thread that holds the lock."""
+    _gone.append(pool)
+    if _lock.acquire(blocking=False):
+        try:
+            arenas = _swept()
+        finally:
+            _lock.release()
+        del arenas
+
+
+def _swept() -> list[Arena]:
+    """The arenas of pools that are no more; with the lock held."""
+    found = []
+    while _gone:
+        arena = _free.pop(_gone.popleft(), None)
+        if arena is not None:
+            found.append(arena)
+    return found
 
 
 def empty_cache() -> None:
@@ -97,4 +114,4 @@ def empty_cache() -> None:
 def kept_bytes() -> int:
     """What is kept between calls now."""
     with _lock:
-        return sum(arena.size for arena in _free.values())
+        return sum([arena.size for arena in list(_free.values())])
