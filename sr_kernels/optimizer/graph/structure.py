@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-# Attributes that every module has, those of DataParallel's replicas included.
-_OWN = frozenset((*vars(nn.Module()), "_is_replica", "_former_parameters"))
+_OWN = frozenset(vars(nn.Module()))  # attributes that every module has
 # Compared by ==, functions and classes among them.
 _PLAIN = (
     numbers.Number,
@@ -97,7 +96,7 @@ class Structure:
             # one that runs as a region in another place too is of a class derived from its own
             kind = type(found) if getattr(found, "_sr_kind", None) is fact.kind else fact.kind
             own = vars(found)
-            for new in own:
+            for new in () if "_is_replica" in own else own:  # DataParallel's have their weights as attributes
                 if new not in fact.names and new not in _OWN and not new.startswith("_sr_"):
                     raise AttributeError(f"{fact.path or 'the module'} has a new attribute, {new},")
             values = [_expected(attribute, value, own) for attribute, value in fact.attributes]
