@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-_OWN = frozenset(vars(nn.Module()))  # attributes that every module has
+# Attributes that every module has, or may get by its method compile().
+_OWN = frozenset((*vars(nn.Module()), "_compiled_call_impl"))
 # Compared by ==, functions and classes among them.
 _PLAIN = (
     numbers.Number,
