@@ -12,6 +12,23 @@ import torch
 from torch import Tensor
 
 
+def conv_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    upsample: int,
+) -> tuple[int, int]:
+    """(Ho, Wo) of a convolution of an input (H, W), which is enlarged and padded before."""
+    left, right, top, bottom = padding
+    h, w = size[0] * upsample, size[1] * upsample
+    return (
+        (h + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1,
+        (w + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1,
+    )
+
+
 @dataclass(slots=True)
 class ConvArgs:
     """Validated arguments of the op. Shapes: input (N, Ci, H, W), weight (Co, Ci/groups, kh, kw)."""
@@ -36,13 +53,8 @@ class ConvArgs:
 
     def conv_size(self) -> tuple[int, int]:
         """(Ho, Wo): the convolution's output, before the shuffle."""
-        kh, kw = self.weight.shape[2:]
-        left, right, top, bottom = self.padding
-        h, w = self.input.shape[2] * self.upsample, self.input.shape[3] * self.upsample
-        return (
-            (h + top + bottom - self.dilation[0] * (kh - 1) - 1) // self.stride[0] + 1,
-            (w + left + right - self.dilation[1] * (kw - 1) - 1) // self.stride[1] + 1,
-        )
+        size, kernel = self.input.shape[2:], self.weight.shape[2:]
+        return conv_size(size, kernel, self.stride, self.padding, self.dilation, self.upsample)
 
     def output_shape(self) -> tuple[int, int, int, int]:
         """(N, Co/r^2, Ho*r, Wo*r)."""

@@ -49,26 +49,23 @@ def to_image(input: Tensor, dtype: torch.dtype) -> Tensor:
 
 def shuffle(x: Tensor, factor: int) -> Tensor:
     """pixel_shuffle."""
-    x = with_format(x, memory_format_of(x))
-    shape = shuffled(x.shape, factor)
-    y = x.new_empty_strided(shape, dense_strides(shape, memory_format_of(x)))
-    _shuffle(x, y, factor, inverse=False)
-    return y
+    return _shuffled(x, shuffled(x.shape, factor), factor, inverse=False)
 
 
 def unshuffle(x: Tensor, factor: int) -> Tensor:
     """pixel_unshuffle."""
-    x = with_format(x, memory_format_of(x))
-    shape = unshuffled(x.shape, factor)
-    y = x.new_empty_strided(shape, dense_strides(shape, memory_format_of(x)))
-    _shuffle(y, x, factor, inverse=True)
-    return y
+    return _shuffled(x, unshuffled(x.shape, factor), factor, inverse=True)
 
 
-def _shuffle(coarse: Tensor, fine: Tensor, factor: int, *, inverse: bool) -> None:
+def _shuffled(x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:
+    memory_format = memory_format_of(x)
+    x = with_format(x, memory_format)
+    y = x.new_empty_strided(shape, dense_strides(shape, memory_format))
+    coarse, fine = (y, x) if inverse else (x, y)
     n, c, h, w = fine.shape
     if fine.numel():
         cuda_plan.native.shuffle(
             *place(fine), coarse.data_ptr(), fine.data_ptr(), (n, h // factor, w // factor, c),
             coarse.stride(), fine.stride(), factor, fine.dtype.itemsize, inverse,
         )  # fmt: skip
+    return y

@@ -22,6 +22,7 @@ from sr_kernels.optimizer.graph.graphs import is_random, lookup
 
 Function = Callable[..., Any]  # of (module, *placeholders)
 
+_MOST = 64  # patterns, and kinds of input, that are remembered
 # What a result may hold beside tensors; others could hide some.
 _PLAIN = (Tensor, int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device)
 
@@ -33,14 +34,14 @@ class Recorder:
     tells which results have a gradient, and whether a second run gives what the first one gave.
     """
 
-    def __init__(self, graph: fx.Graph, function: Function) -> None:
-        """function: runs the graph."""
-        self._function = function
+    def __init__(self, graph: fx.Graph, function: Function, plain: Function) -> None:
+        """function: runs the graph; plain: does so too, after asking whether it was made for the module."""
+        self._function, self._plain = function, plain
         self._paths = list(dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "get_attr"))
         self._layers = list(dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "call_module"))
         self._draws = any(map(is_random, graph.nodes))
         self._known: dict[Hashable, Sequence[bool] | None] = {}  # by what asks for a gradient
-        self._refused: set[Hashable] = set()  # kinds of input
+        self._refused: dict[Hashable, None] = {}  # kinds of input
 
     def run(self, module: nn.Module, values: Sequence[Any], key: Hashable, session: Callable[[], Any]) -> Any:
         """`function(module, *values)` with gradients, the result that of session() where that may be. key: of
@@ -48,18 +49,20 @@ class Recorder:
         inputs, form = tree_flatten(list(values))
         tensors = self._tensors(module, inputs)
         if tensors is None or key in self._refused:
-            return self._function(module, *values)
+            return self._plain(module, *values)
         pattern = tuple([x.requires_grad for x in tensors])
-        if pattern not in self._known:
-            self._known[pattern] = self._learned(module, values)
-        differentiable = self._known[pattern]
+        if pattern in self._known:
+            differentiable = self._known[pattern]
+        else:
+            differentiable = self._learned(module, values)
+            _remember(self._known, pattern, differentiable)
         if differentiable is None:
-            return self._function(module, *values)
+            return self._plain(module, *values)
         with torch.no_grad():
             leaves, structure = tree_flatten(session())
         if _share_memory(leaves, inputs):
-            self._refused.add(key)
-            return self._function(module, *values)
+            _remember(self._refused, key, None)
+            return self._plain(module, *values)
         again = self._again(module, inputs, form)
         results = _Recorded.apply(again, [_unviewed(y) for y in leaves], differentiable, *tensors)
         return tree_unflatten(list(results), structure)
@@ -69,7 +72,7 @@ class Recorder:
         before = torch.get_rng_state()
         # nothing is kept for a backward, and a caller's hooks see nothing
         with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):  # type: ignore[arg-type]
-            leaves = tree_leaves(self._function(module, *values))
+            leaves = tree_leaves(self._plain(module, *values))
         draws = self._draws or not torch.equal(before, torch.get_rng_state())
         if draws:
             torch.set_rng_state(before)
@@ -92,7 +95,7 @@ class Recorder:
     def _again(self, module: nn.Module, inputs: Sequence[Any], form: Any) -> Callable[..., list[Any]]:
         """The graph as a function of `_tensors`, with what is in force now. Tensors are autograd's to
         hold."""
-        layers = [copy.copy(lookup(module, path)) for path in self._layers]  # in the mode of the forward
+        layers = [_emptied(lookup(module, path)) for path in self._layers]  # in the mode of the forward
         backend, precision = registry.chosen(), config.get_precision()
         given = [_TENSOR if isinstance(x, Tensor) else x for x in inputs]
 
@@ -101,7 +104,7 @@ class Recorder:
             values = tree_unflatten([next(left) if x is _TENSOR else x for x in given], form)
             holder = _holding({path: next(left) for path in self._paths})
             for path, layer in zip(self._layers, layers, strict=True):
-                _put(holder, path, _with(layer, left))
+                _put(holder, path, _filled(layer, left))
             with (
                 registry.use_backend(backend),
                 config.precision(precision),
@@ -110,6 +113,13 @@ class Recorder:
                 return tree_leaves(self._function(holder, *values))
 
         return again
+
+
+def _remember(known: dict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """As long as not too much is known."""
+    if len(known) >= _MOST:
+        known.clear()
+    known[key] = value
 
 
 def _nothing(_: Any) -> None:
@@ -139,16 +149,28 @@ def _is_replaceable(layer: nn.Module) -> bool:
     )
 
 
-def _tables(layer: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    return layer._parameters, layer._buffers
+def _tables(layer: nn.Module) -> list[dict[str, Any]]:
+    """Those of a layer's tensors."""
+    return [vars(layer)[name] for name in _NAMES]
 
 
-def _with(layer: nn.Module, tensors: Iterator[Tensor]) -> nn.Module:
-    """A copy of a layer with other tensors, in the order of its tables."""
+_NAMES = ("_parameters", "_buffers")
+
+
+def _replaced(layer: nn.Module, replace: Callable[[], Any]) -> nn.Module:
+    """A copy of a layer with something else in the place of each tensor, in the order of its tables."""
     twin = copy.copy(layer)
-    for name, table in zip(("_parameters", "_buffers"), _tables(layer), strict=True):
-        vars(twin)[name] = {key: None if x is None else next(tensors) for key, x in table.items()}
+    for name, table in zip(_NAMES, _tables(layer), strict=True):
+        vars(twin)[name] = {key: None if x is None else replace() for key, x in table.items()}
     return twin
+
+
+def _emptied(layer: nn.Module) -> nn.Module:
+    return _replaced(layer, lambda: _TENSOR)
+
+
+def _filled(layer: nn.Module, tensors: Iterator[Tensor]) -> nn.Module:
+    return _replaced(layer, lambda: next(tensors))
 
 
 def _holding(tensors: Mapping[str, Any]) -> SimpleNamespace:

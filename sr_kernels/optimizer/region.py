@@ -104,6 +104,11 @@ class Rewritten:
     def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         return self
 
+    def plain(self, module: nn.Module, *values: Any) -> Any:
+        """The graph as a Python function, of a module that it was made for. Raises ValueError of another."""
+        self.check(module)
+        return self.function(module, *values)
+
     def check(self, module: nn.Module) -> None:
         """Raises ValueError where a tensor of the module has another shape than the rewrites were made
         for."""
@@ -390,8 +395,7 @@ class Region:
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
         tensors = _tensors(values)
         if is_replica(module) or is_watched() or not all(map(is_plain, tensors)):
-            self.rewritten.check(module)
-            return self.rewritten.function(module, *values)
+            return self.rewritten.plain(module, *values)
         records = torch.is_grad_enabled() and _needs_gradient(module, tensors)
         on_cpu = all(x.device.type == "cpu" for x in tensors)
         key = _key(values) if on_cpu and not registry.unavailable("cpu") else None
@@ -410,12 +414,11 @@ class Region:
             return self._op_by_op(module, *values)
 
     def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
-        self.rewritten.check(module)
+        rewritten, recorder = self.rewritten, self._recorder
         if key is None:
-            return self.rewritten.function(module, *values)
-        recorder = self._recorder
+            return rewritten.plain(module, *values)
         if recorder is None:
-            recorder = self._recorder = Recorder(self.rewritten.graph, self.rewritten.function)
+            recorder = self._recorder = Recorder(rewritten.graph, rewritten.function, rewritten.plain)
         return recorder.run(module, values, key, lambda: self._by_session(module, values, key))
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 from sr_kernels import optimize
 from sr_kernels.optimizer.proof import timing
 from sr_kernels.optimizer.region import Region
-from tests.optimizer.networks import assert_original_runs, assert_ours, net, picture
+from tests.optimizer.networks import assert_original_runs, assert_ours, assert_same, net, picture
 
 
 @pytest.fixture
@@ -159,8 +159,7 @@ def test_a_part_that_does_not_gain_is_left(parts, slow):
     fast = optimize(model)
     assert sorted(regions_of(fast)) == sorted(set(PARTS) - {slow})
     assert fast.report().left[slow] == "kernels of the library gain nothing there"
-    x = picture()
-    assert torch.allclose(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    assert_same(fast, model, picture())
     assert not any("forward" in vars(m) for m in model.modules())
 
 
@@ -183,8 +182,8 @@ def test_a_single_convolution_may_be_a_part(parts):
 def test_parts_are_timed_for_real():
     """Whatever the clock says, the result is the module's."""
     model = Parts().eval()
-    fast, x = optimize(model), picture()
-    assert torch.allclose(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    fast = optimize(model)
+    assert_same(fast, model, picture())
     assert not any("forward" in vars(m) for m in (*model.modules(), *fast.modules()))
 
 
