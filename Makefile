@@ -61,6 +61,7 @@ bench-ops: setup
 # sr_kernels.optimize on our networks and, where spandrel is installed, on those that it has.
 bench-optimize: setup
 	$(BIN)/python -m benchmarks.optimize $(BENCH_ARGS) && $(BIN)/python -m benchmarks.optimize --readme
+	$(BIN)/python -m benchmarks.calls
 
 lint: setup
 	$(BIN)/ruff check .

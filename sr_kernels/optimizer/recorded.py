@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from sr_kernels import config
 from sr_kernels.backends import registry
 from sr_kernels.nn.conv import is_hooked
-from sr_kernels.optimizer.graph.graphs import is_random, lookup
+from sr_kernels.optimizer.graph.graphs import Tensors, is_random, lookup
 
 Function = Callable[..., Any]  # of (module, *placeholders)
 
@@ -34,10 +34,11 @@ class Recorder:
     tells which results have a gradient, and whether a second run gives what the first one gave.
     """
 
-    def __init__(self, graph: fx.Graph, function: Function, plain: Function) -> None:
-        """function: runs the graph; plain: does so too, after asking whether it was made for the module."""
-        self._function, self._plain = function, plain
-        self._paths = list(dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "get_attr"))
+    def __init__(
+        self, graph: fx.Graph, read: Tensors, function: Function, check: Callable[[nn.Module], None]
+    ) -> None:
+        """read: the graph's tensors; function: runs it; check: raises where it was not made for a module."""
+        self._read, self._function, self._check = read, function, check
         self._layers = list(dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "call_module"))
         self._draws = any(map(is_random, graph.nodes))
         self._known: dict[Hashable, Sequence[bool] | None] = {}  # by what asks for a gradient
@@ -67,6 +68,10 @@ class Recorder:
         results = _Recorded.apply(again, [_unviewed(y) for y in leaves], differentiable, *tensors)
         return tree_unflatten(list(results), structure)
 
+    def _plain(self, module: nn.Module, *values: Any) -> Any:
+        self._check(module)
+        return self._function(module, *values)
+
     def _learned(self, module: nn.Module, values: Sequence[Any]) -> list[bool] | None:
         """Which results have a gradient; None where that cannot be told, or a second run gives others."""
         before = torch.get_rng_state()
@@ -84,7 +89,7 @@ class Recorder:
         """All that the graph reads: of the inputs, the module's, those of layers inside; None where that
         cannot be told."""
         found = [x for x in inputs if isinstance(x, Tensor)]
-        found += [lookup(module, path) for path in self._paths]
+        found += self._read.of(module)
         for path in self._layers:
             layer = lookup(module, path)
             if not _is_replaceable(layer):
@@ -102,7 +107,7 @@ class Recorder:
         def again(tensors: Sequence[Tensor]) -> list[Any]:
             left = iter(tensors)
             values = tree_unflatten([next(left) if x is _TENSOR else x for x in given], form)
-            holder = _holding({path: next(left) for path in self._paths})
+            holder = _holding({path: next(left) for path in self._read.paths})
             for path, layer in zip(self._layers, layers, strict=True):
                 _put(holder, path, _filled(layer, left))
             with (

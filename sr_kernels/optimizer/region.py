@@ -77,7 +77,8 @@ class Rewritten:
         graphs.sweep(self.graph)
         self.graph.lint()
         self.names = [str(node.target) for node in graphs.placeholders(self.graph)]
-        self.shapes = _shapes(self.graph, module)
+        # the constants that rewrites have made are for parameters of these shapes
+        self.shapes = [x.shape for x in graphs.Tensors(self.graph).of(module)]
         self.order, self.defaults = _signature(type(module).forward)
         # what values must be for the graph to stand for the module
         self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
@@ -103,19 +104,6 @@ class Rewritten:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         return self
-
-    def plain(self, module: nn.Module, *values: Any) -> Any:
-        """The graph as a Python function, of a module that it was made for. Raises ValueError of another."""
-        self.check(module)
-        return self.function(module, *values)
-
-    def check(self, module: nn.Module) -> None:
-        """Raises ValueError where a tensor of the module has another shape than the rewrites were made
-        for."""
-        for path, shape in self.shapes.items():
-            now = graphs.lookup(module, path).shape
-            if now != shape:
-                raise ValueError(f"{path} is {tuple(now)}, was {tuple(shape)} when it was optimised")
 
     def ours(self) -> int:
         """How many operations the kernels of the library compute."""
@@ -173,13 +161,6 @@ def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
     """The layers with a spectral norm, whose hook asks for their training flag."""
     paths = {str(n.target) for n in graph.nodes if n.op == "call_module"}
     return [path for path in paths if is_spectral(graphs.lookup(module, path))]
-
-
-def _shapes(graph: fx.Graph, module: nn.Module) -> dict[str, torch.Size]:
-    """Of the tensors that a graph reads from its module."""
-    paths = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-    found = {path: graphs.lookup(module, path) for path in paths}
-    return {path: x.shape for path, x in found.items() if isinstance(x, Tensor)}
 
 
 _NONE = object()
@@ -293,6 +274,7 @@ class Region:
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
         self._bound: Any = None  # the modules that the structure is about
+        self._tensors = graphs.Tensors(rewritten.graph)
         self._recorder: Recorder | None = None
         self._warned: set[str] = set()
 
@@ -361,7 +343,8 @@ class Region:
             altered = str(error)
         if altered:
             # what hangs there now may be of the same kind
-            self._bound = self._replays = self._planner = None
+            self._bound = self._replays = self._planner = self._recorder = None
+            self._tensors = graphs.Tensors(self.rewritten.graph)
             self._warn(module, f"is not used: {altered} since it was optimised; the original's forward runs")
             return False
         if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
@@ -395,7 +378,7 @@ class Region:
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
         tensors = _tensors(values)
         if is_replica(module) or is_watched() or not all(map(is_plain, tensors)):
-            return self.rewritten.plain(module, *values)
+            return self._plain(module, *values)
         records = torch.is_grad_enabled() and _needs_gradient(module, tensors)
         on_cpu = all(x.device.type == "cpu" for x in tensors)
         key = _key(values) if on_cpu and not registry.unavailable("cpu") else None
@@ -414,15 +397,28 @@ class Region:
             return self._op_by_op(module, *values)
 
     def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
-        rewritten, recorder = self.rewritten, self._recorder
         if key is None:
-            return rewritten.plain(module, *values)
+            return self._plain(module, *values)
+        recorder = self._recorder
         if recorder is None:
-            recorder = self._recorder = Recorder(rewritten.graph, rewritten.function, rewritten.plain)
+            rewritten = self.rewritten
+            recorder = Recorder(rewritten.graph, self._tensors, rewritten.function, self._check)
+            self._recorder = recorder
         return recorder.run(module, values, key, lambda: self._by_session(module, values, key))
 
+    def _plain(self, module: nn.Module, *values: Any) -> Any:
+        self._check(module)
+        return self.rewritten.function(module, *values)
+
+    def _check(self, module: nn.Module) -> None:
+        """Raises ValueError where a tensor of the module has another shape than the graph was made for."""
+        now, expected = [x.shape for x in self._tensors.of(module)], self.rewritten.shapes
+        for path, shape, made_for in zip(self._tensors.paths, now, expected, strict=True):
+            if shape != made_for:
+                raise ValueError(f"{path} is {tuple(shape)}, was {tuple(made_for)} when it was optimised")
+
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
-        self.rewritten.check(module)
+        self._check(module)
         constants = self._constants(module)
         kept = {x.untyped_storage()._cdata for x in constants}
 
@@ -451,7 +447,7 @@ class Region:
             # it needs the extension, which need not be there
             from sr_kernels.optimizer.plan.planning import Planner
 
-            planner = self._planner = Planner(self.rewritten.graph)
+            planner = self._planner = Planner(self.rewritten.graph, self._tensors)
         key = planner.in_force(), key
         with self._lock:
             session = self._sessions.get(key)
@@ -459,7 +455,7 @@ class Region:
                 self._sessions.move_to_end(key)
         if session is not None:
             return session.run(module, values)
-        self.rewritten.check(module)
+        self._check(module)
         session, result = planner.session_for(module, values)
         with self._lock:
             self._sessions[key] = session

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -49,6 +50,22 @@ def table_of(module: nn.Module, path: str) -> tuple[Mapping[str, Any], str]:
         if isinstance(table.get(name), Tensor):
             return table, name
     raise AttributeError(f"{path} is no tensor of {type(module).__name__}")
+
+
+class Tensors:
+    """Those that a graph reads from its module, by dotted path. Where they stand is looked up once for each
+    module: a parameter that is replaced stands there too."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.paths = list(dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "get_attr"))
+        self._places: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
+
+    def of(self, module: nn.Module) -> list[Tensor]:
+        """In the order of the paths. Raises AttributeError or KeyError where there is none."""
+        places = self._places.get(module)
+        if places is None:
+            places = self._places[module] = [table_of(module, path) for path in self.paths]
+        return [table[name] for table, name in places]
 
 
 def of_statistics(function: F) -> F:

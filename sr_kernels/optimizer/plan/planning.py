@@ -6,7 +6,6 @@ these follow without computing, else from what a run of the graph, node by node,
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,12 +29,13 @@ _shape, _dtype = operator.attrgetter("shape"), operator.attrgetter("dtype")
 class Planner:
     """Makes the sessions of one graph."""
 
-    def __init__(self, graph: fx.Graph) -> None:
+    def __init__(self, graph: fx.Graph, tensors: graphs.Tensors | None = None) -> None:
+        """tensors: the graph's, where somebody else asks for them too."""
         self._graph = graph
+        self._tensors = tensors or graphs.Tensors(graph)
         self._needs_run = any(node.op == "call_module" for node in graph.nodes)
         self._constants = [node for node in graph.nodes if graphs.constant(node)]
         self._others = [node for node in graph.nodes if not graphs.constant(node)]
-        self._tables: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
         self._known: dict[Any, _Known] = {}
 
     @staticmethod
@@ -55,18 +55,17 @@ class Planner:
 
     def _known_of(self, module: nn.Module) -> _Known:
         """What goes for parameters of the module's shapes and dtypes, and for what is in force."""
-        tables = self._tables.get(module)
-        if tables is None:
-            parameters = [node for node in self._constants if node.op == "get_attr"]
-            tables = self._tables[module] = [graphs.table_of(module, str(n.target)) for n in parameters]
-        tensors = [table[name] for table, name in tables]
+        tensors = self._tensors.of(module)
         kinds = tuple(map(_shape, tensors)), tuple(map(_dtype, tensors))
         key = *self.in_force(), *kinds
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_FORMS:
                 self._known.clear()
-            known = self._known[key] = _Known(tensors)
+            by_path = dict(zip(self._tensors.paths, tensors, strict=True))
+            known = self._known[key] = _Known(
+                [by_path[str(node.target)] for node in self._constants if node.op == "get_attr"]
+            )
         return known
 
     def _session(self, known: _Known, values: Mapping[fx.Node, Any], inputs: Sequence[Any]) -> Session:

@@ -3,7 +3,7 @@
 """What the ops of the library give for tensors of which only shape, strides and dtype are known, and whether
 they take them, for a native step checks nothing any more.
 
-The shapes of parameters are those that the ops have taken already (Rewritten.check), so that what is left to
+The shapes of parameters are those that the ops have taken already (Region._check), so that what is left to
 ask is about dtypes and about what comes in. The ops' own fakes, which ask everything, take four times as
 long: 2 ms more for each new size of RRDBNet-23.
 """
