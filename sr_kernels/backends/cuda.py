@@ -129,7 +129,7 @@ class _Conv2d:
         self.plans: dict[tuple[bool, bool], ConvPlan] = {}
 
     def __call__(self, a: ConvArgs) -> Tensor:
-        y = a.input.new_empty_strided(self.shape, self.strides)
+        y = cuda_plan.empty(self.shape, self.strides, a.input)
         in_place = self.fits and (self.thin or is_aligned(a.input))
         if self.copies or not in_place:
             a = _laid_out(a)
@@ -183,7 +183,7 @@ class _DenseBlock:
         n, h, w = self.shape
         count = self.ends[-1] + (self.channels if copies else 0)
         shape = n, max(count + -count % 8, 8), h, w
-        return like.new_empty_strided(shape, dense_strides(shape, torch.channels_last))
+        return cuda_plan.empty(shape, dense_strides(shape, torch.channels_last), like)
 
     def _layers(self, a: DenseBlockArgs, y: Tensor, copies: bool) -> list[_Layer]:
         """a: its tensors as the kernels read them."""
@@ -214,7 +214,7 @@ class _DenseBlock:
 
     def __call__(self, a: DenseBlockArgs) -> Tensor:
         x = lay_out(a.input)
-        y = x.new_empty_strided(a.input.shape, self.strides)
+        y = cuda_plan.empty(a.input.shape, self.strides, x)
         residuals = [(pixel_major(residual), factor) for residual, factor in a.residuals]
         key = x is a.input, all(is_aligned(residual) for residual, _ in residuals)
         plan = self.plans.get(key)

@@ -18,7 +18,7 @@ def add(input: Tensor, residuals: Sequence[tuple[Tensor, float]], scale: float) 
     """residual_add."""
     memory_format = memory_format_of(input)
     x, *others = (with_format(t, memory_format) for t in (input, *(r for r, _ in residuals)))
-    y = x.new_empty_strided(x.shape, dense_strides(x.shape, memory_format))
+    y = cuda_plan.empty(x.shape, dense_strides(x.shape, memory_format), x)
     if y.numel():
         r1, r2 = others[0].data_ptr(), others[1].data_ptr() if len(others) > 1 else 0
         b1, b2 = residuals[0][1], residuals[1][1] if len(residuals) > 1 else 0.0
@@ -60,7 +60,7 @@ def unshuffle(x: Tensor, factor: int) -> Tensor:
 def _shuffled(x: Tensor, shape: tuple[int, ...], factor: int, *, inverse: bool) -> Tensor:
     memory_format = memory_format_of(x)
     x = with_format(x, memory_format)
-    y = x.new_empty_strided(shape, dense_strides(shape, memory_format))
+    y = cuda_plan.empty(shape, dense_strides(shape, memory_format), x)
     coarse, fine = (y, x) if inverse else (x, y)
     n, c, h, w = fine.shape
     if fine.numel():

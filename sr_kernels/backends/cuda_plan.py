@@ -111,6 +111,12 @@ def place(x: Tensor) -> tuple[int, int]:
     return (x.device.index if x.is_cuda else 0), stream_of(x)
 
 
+def empty(shape: Sequence[int], strides: Sequence[int], like: Tensor) -> Tensor:
+    """What a kernel writes, of like's dtype and device: results and buffers come from here alone, so that the
+    tests can fill them and see what is written around them."""
+    return like.new_empty_strided(shape, strides)
+
+
 def is_thin(x: Tensor) -> bool:
     """Whether the kernels gather x element by element, from anywhere."""
     return x.shape[1] <= _THIN

@@ -60,7 +60,7 @@ def poisoned(monkeypatch) -> Iterator[None]:
         made.append((memory, poison))
         return memory.as_strided(shape, strides, _MARGIN)
 
-    monkeypatch.setattr(cuda, "_empty", filled)
+    monkeypatch.setattr(cuda_plan, "empty", filled)
     yield
     for memory, poison in made:
         around = torch.cat([memory[:_MARGIN], memory[-_MARGIN:]])
