@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_facts.h"
 #include "bind_params.h"
 #include "cpu/isa.h"
 #include "cpu/program.h"
@@ -223,6 +224,7 @@ PYBIND11_MODULE(_C, m) {
 
     srk::bind_params(m);
     bind_program(m);
+    srk::facts::bind(m);
 
     m.def("conv2d", &conv2d, py::arg("isa"), py::arg("params"));
     m.def("conv2d_chain", &conv2d_chain, py::arg("isa"), py::arg("steps"), py::arg("addresses"),

@@ -206,7 +206,7 @@ def test_native_code_knows_no_torch():
     assert not found, "\n".join(found)
 
 
-BINDINGS = {CSRC / "module.cpp", CSRC / "cuda" / "module.cpp", CSRC / "bind_params.h"}
+BINDINGS = {CSRC / name for name in ("module.cpp", "cuda/module.cpp", "bind_params.h", "bind_facts.h")}
 
 
 def test_only_the_bindings_know_python():

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
@@ -30,7 +31,7 @@ from sr_kernels.backends.kept import stamp_of
 from sr_kernels.nn.replays import CaptureError, Replays
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer.graph import graphs
-from sr_kernels.optimizer.graph.structure import Structure, are_all_hooked
+from sr_kernels.optimizer.graph.structure import Bound, Structure, are_all_hooked
 from sr_kernels.optimizer.graph.vocabulary import activate, channels_last, formatted
 from sr_kernels.optimizer.plan.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.recorded import Recorder
@@ -82,7 +83,9 @@ class Rewritten:
         self.order, self.defaults = _signature(type(module).forward)
         # what values must be for the graph to stand for the module
         self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
-        self.structure = Structure(module, [str(n.target) for n in self.graph.nodes if n.op == "call_module"])
+        self.group_norms = any(_is_group_norm(node, module) for node in self.graph.nodes)
+        self.called = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
+        self.structure = Structure(module, self.called)
         for node in self.graph.nodes:
             node.meta = {"path": node.meta.get("path", "")}
         self._compile()
@@ -161,6 +164,12 @@ def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
     """The layers with a spectral norm, whose hook asks for their training flag."""
     paths = {str(n.target) for n in graph.nodes if n.op == "call_module"}
     return [path for path in paths if is_spectral(graphs.lookup(module, path))]
+
+
+def _is_group_norm(node: fx.Node, module: nn.Module) -> bool:
+    if node.op == "call_module":
+        return isinstance(graphs.lookup(module, str(node.target)), nn.GroupNorm)
+    return graphs.is_call(node, F.group_norm, torch.group_norm)
 
 
 _NONE = object()
@@ -273,7 +282,7 @@ class Region:
         self._sessions: OrderedDict[Hashable, Session] = OrderedDict()
         self._replays: tuple[weakref.ref[nn.Module], Replays | None] | None = None  # and whose they are
         self._lock = threading.Lock()
-        self._bound: Any = None  # the modules that the structure is about
+        self._bound: Bound | None = None  # the modules that the structure is about
         self._tensors = graphs.Tensors(rewritten.graph)
         self._recorder: Recorder | None = None
         self._warned: set[str] = set()
@@ -299,7 +308,9 @@ class Region:
         if not self.applies(module):
             return original(*args, **kwargs)
         values = self._values(args, kwargs)
-        if values is None:
+        if values is None or (self.rewritten.group_norms and self._records(module, values)):
+            # PyTorch's group norm in channels_last on the CPU: a backward that needs no gradient of its input
+            # ends the process (2.13)
             return original(*args, **kwargs)
         if torch.compiler.is_compiling():
             if self._asked:  # which a traced call could not carry
@@ -335,13 +346,13 @@ class Region:
             return not any(graphs.lookup(module, path).training for path in paths)
         bound = self._bound
         try:
-            if bound is None or bound[0][0] is not module or is_replica(module):
+            if bound is None or bound.module is not module or is_replica(module):
                 bound = structure.bind(module)
                 self._bound = None if is_replica(module) else bound
-            altered = structure.altered(bound)
+            altered = bound.altered()
         except AttributeError as error:
-            altered = str(error)
-        if altered:
+            bound, altered = None, str(error)
+        if bound is None or altered:
             # what hangs there now may be of the same kind
             self._bound = self._replays = self._planner = self._recorder = None
             self._tensors = graphs.Tensors(self.rewritten.graph)
@@ -349,7 +360,7 @@ class Region:
             return False
         if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
             return False
-        return not structure.trains(bound)
+        return not bound.trains()
 
     def _warn(self, module: nn.Module, text: str) -> None:
         if text not in self._warned:
@@ -379,7 +390,7 @@ class Region:
         tensors = _tensors(values)
         if is_replica(module) or is_watched() or not all(map(is_plain, tensors)):
             return self._plain(module, *values)
-        records = torch.is_grad_enabled() and _needs_gradient(module, tensors)
+        records = self._records(module, values)
         on_cpu = all(x.device.type == "cpu" for x in tensors)
         key = _key(values) if on_cpu and not registry.unavailable("cpu") else None
         if records:
@@ -395,6 +406,14 @@ class Region:
             self._replays = weakref.ref(module), None  # and not tried again
             self._warn(module, f"runs op by op: {error}")
             return self._op_by_op(module, *values)
+
+    def _records(self, module: nn.Module, values: list[Any]) -> bool:
+        """Whether a call records gradients."""
+        if not torch.is_grad_enabled():
+            return False
+        called = [graphs.lookup(module, path) for path in self.rewritten.called]
+        inside = (x for m in called for x in itertools.chain(m.parameters(), m.buffers()))
+        return torch._C._any_requires_grad(*_tensors(values), *self._tensors.of(module), *inside)
 
     def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
         if key is None:
@@ -413,6 +432,8 @@ class Region:
     def _check(self, module: nn.Module) -> None:
         """Raises ValueError where a tensor of the module has another shape than the graph was made for."""
         now, expected = [x.shape for x in self._tensors.of(module)], self.rewritten.shapes
+        if now == expected:
+            return
         for path, shape, made_for in zip(self._tensors.paths, now, expected, strict=True):
             if shape != made_for:
                 raise ValueError(f"{path} is {tuple(shape)}, was {tuple(made_for)} when it was optimised")
@@ -514,7 +535,3 @@ def _same(value: Any, fixed: Any) -> bool:
 def is_replica(module: nn.Module) -> bool:
     """Whether it is one of DataParallel's, which live for a call and whose weights are no parameters."""
     return vars(module).get("_is_replica", False) is True
-
-
-def _needs_gradient(module: nn.Module, tensors: Sequence[Tensor]) -> bool:
-    return any(x.requires_grad for x in itertools.chain(tensors, module.parameters(), module.buffers()))

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_kernels import optimize
+from sr_kernels.backends import registry
+from sr_kernels.optimizer.graph import structure
 from sr_kernels.optimizer.region import Region
 from tests.closeness import assert_as_close_together
 from tests.optimizer.networks import (
@@ -27,6 +29,22 @@ from tests.optimizer.networks import (
     net,
     picture,
 )
+
+CPU = not registry.unavailable("cpu")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(True, marks=pytest.mark.skipif(not CPU, reason="the native extension is not built")),
+        False,
+    ],
+    ids=["native", "python"],
+)
+def natively(request, monkeypatch):
+    """Whether the extension is asked what is as it was."""
+    if not request.param:
+        monkeypatch.setattr(structure, "_native", lambda: None)
+    return request.param
 
 
 def in_place(conv):
@@ -200,6 +218,7 @@ def test_hooks_on_the_module(fast, model):
     assert_same(fast, model, picture())
 
 
+@pytest.mark.usefixtures("natively")
 def test_hooks_inside_put_there_later_run(fast, model):
     seen = []
     handle = fast.second.register_forward_hook(lambda m, args, y: seen.append(y))
@@ -214,6 +233,7 @@ def test_hooks_inside_put_there_later_run(fast, model):
     assert len(seen) == 1
 
 
+@pytest.mark.usefixtures("natively")
 def test_hooks_inside_that_were_there_run(model):
     seen = []
     model.second.register_forward_hook(lambda m, args, y: seen.append(y) or y * 3)
@@ -280,6 +300,7 @@ def other_stride(m):
     m.second.stride, m.second.padding = (1, 1), "same"
 
 
+@pytest.mark.usefixtures("natively")
 @pytest.mark.parametrize(
     "change", [other_layer, other_forward, other_slope, other_epsilon, circular, dilated, other_stride]
 )
@@ -294,6 +315,7 @@ def test_another_structure_runs_by_the_original_forward(fast, model, change, cal
         assert torch.equal(fast(picture()), twin(picture()))
 
 
+@pytest.mark.usefixtures("natively")
 def test_another_number_of_its_own():
     class Scaled(Body):
         factor = 1.0
@@ -335,6 +357,7 @@ class Settled(Body):
         return self.partial(self.function(y) * self.options.factor - 0.3)
 
 
+@pytest.mark.usefixtures("natively")
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -365,6 +388,7 @@ def test_another_setting_of_its_own(name, change, through, called_before):
     assert torch.equal(fast(picture()), twin(picture()))  # and it is not taken for the setting meant
 
 
+@pytest.mark.usefixtures("natively")
 def test_one_layer_more_in_a_list():
     class Listed(nn.Module):
         def __init__(self):
@@ -430,6 +454,7 @@ def shadowing(fast, model):
     fast.scale = model.scale = 2.0
 
 
+@pytest.mark.usefixtures("natively")
 @pytest.mark.parametrize("change", [nested, shadowing])
 def test_attributes_changed_out_of_the_way(change):
     torch.manual_seed(0)
@@ -441,6 +466,7 @@ def test_attributes_changed_out_of_the_way(change):
         assert torch.equal(fast(picture()), model(picture()))
 
 
+@pytest.mark.usefixtures("natively")
 def test_a_shallow_copy_has_attributes_of_its_own():
     torch.manual_seed(0)
     model = Scaled().eval()
@@ -451,3 +477,13 @@ def test_a_shallow_copy_has_attributes_of_its_own():
     twin.gain = 5.0
     with pytest.warns(RuntimeWarning, match="gain has changed"):
         twin(picture())
+
+
+def test_what_is_unaltered_is_known_without_python(natively, monkeypatch):
+    fast, asked = optimize(net()), []
+    fast(picture())
+    altered = structure._altered
+    monkeypatch.setattr(structure, "_altered", lambda rows: asked.append(len(rows)) or altered(rows))
+    for _ in range(3):
+        assert_ours(fast, picture())
+    assert (sum(asked) == 0) is natively

@@ -373,7 +373,7 @@ class Normalised(Several):
 
     def __init__(self):
         super().__init__()
-        self.norm = nn.GroupNorm(2, 8)
+        self.norm = nn.InstanceNorm2d(8, affine=True)
 
     def forward(self, x):
         return self.b(F.relu(self.norm(self.a(x))))
@@ -387,6 +387,42 @@ def test_layers_of_torch():
     y, weight = fast(leaf()).sum(), fast.norm.weight
     fast.norm.weight = nn.Parameter(torch.zeros(8))
     assert torch.autograd.grad(y, weight)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["a.weight", "b.bias", "norm.weight", None])
+def test_all_frozen_but_one(name):
+    model = made(Normalised).requires_grad_(False)
+    fast = optimize(model)
+    if name is not None:
+        fast.get_parameter(name).requires_grad_(True)
+    y = fast(picture())
+    assert is_recorded(y) == y.requires_grad == (name is not None)
+    if name is not None:
+        y.sin().sum().backward()
+        assert fast.get_parameter(name).grad.abs().max() > 0
+
+
+class Grouped(Normalised):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 8)
+
+
+class GroupedByFunction(Grouped):
+    def forward(self, x):
+        return self.b(F.relu(F.group_norm(self.a(x), 2, self.norm.weight, self.norm.bias)))
+
+
+@pytest.mark.parametrize("kind", [Grouped, GroupedByFunction])
+@pytest.mark.parametrize("backend", [None, "cpu"])
+def test_group_norms_behind_what_is_frozen(kind, backend):
+    """In channels_last PyTorch's backward of these ends the process."""
+    model = made(kind)
+    fast = optimize(model, backend=backend)
+    assert kernels_of(fast.requires_grad_(False), picture())
+    fast.norm.requires_grad_(True)
+    fast(picture()).sin().sum().backward()
+    assert fast.norm.weight.grad.abs().max() > 0
 
 
 def test_computed_weights_are_not_kept_alive(fast):

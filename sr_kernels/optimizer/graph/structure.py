@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+import importlib
 import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+
+from sr_kernels.backends import registry
 
 # Attributes that every module has, or may get by its method compile().
 _OWN = frozenset((*vars(nn.Module()), "_compiled_call_impl"))
@@ -61,7 +64,7 @@ class _Thing:
 # its attributes must have, how many attributes it has, the fact.
 _Values = list[tuple[str, Any, bool]]  # name, value, whether it must be that very object
 _Row = tuple[nn.Module, type, dict[str, Any], dict[str, Any], str, tuple[Any, ...], _Values, int, _Fact]
-_Bound = list[_Row]
+_Entry = tuple[dict[str, Any], str, Any]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -85,10 +88,10 @@ class Structure:
         ]
         self.trained = [fact.path for fact in self.facts if fact.path and fact.trained]
 
-    def bind(self, module: nn.Module) -> _Bound:
+    def bind(self, module: nn.Module) -> Bound:
         """The modules that the facts are about. Raises AttributeError where one is gone, or has an attribute
         more, which its forward may read in the place of its class's."""
-        bound: _Bound = []
+        rows: list[_Row] = []
         for fact in self.facts:
             parent, _, name = fact.path.rpartition(".")
             above = module.get_submodule(parent)
@@ -102,32 +105,82 @@ class Structure:
                     raise AttributeError(f"{fact.path or 'the module'} has a new attribute, {new},")
             values = [_expected(attribute, value, own) for attribute, value in fact.attributes]
             table = above._modules if name else {}
-            bound.append((found, kind, own, table, name, hooks, values, len(own), fact))
-        return bound
+            rows.append((found, kind, own, table, name, hooks, values, len(own), fact))
+        return Bound(module, rows)
 
-    def altered(self, bound: _Bound) -> str:
-        """What is not as it was, in words; "" where everything is. It runs at every call."""
-        for m, kind, own, siblings, name, hooks, values, count, fact in bound:
+
+class Bound:
+    """The modules that a structure is about, and what must be so of them. What can be asked of tables alone
+    the extension is asked, where it is built."""
+
+    def __init__(self, module: nn.Module, rows: list[_Row]) -> None:
+        self.module, self._rows = module, rows
+        self._asked = [row[2] for row in rows if row[4] and row[8].trained]
+        self._native = _native()
+        self._hooked = [row for row in rows if row[8].hooks]
+        self._tables = [row[2] for row in rows]
+        same: list[_Entry] = []
+        equal: list[_Entry] = []
+        sizes: list[tuple[dict[str, Any], int]] = []
+        kinds: list[tuple[nn.Module, type]] = []
+        for m, kind, own, siblings, name, hooks, values, count, fact in rows:
             if name:
-                if siblings.get(name) is not m or type(m) is not kind:
-                    return f"{fact.path} is another module"
-                if (_classes(hooks) if any(hooks) else ()) != fact.hooks:
-                    return f"{fact.path} has other hooks"
-            if "forward" in own:
-                return f"{fact.path or 'the module'} has a forward of its own"
-            if fact.children != len(own["_modules"]):
-                return f"{fact.path or 'the module'} has other modules inside"
-            if len(own) != count:
-                return f"{fact.path or 'the module'} has other attributes"
-            for attribute, value, very in values:
-                now = own.get(attribute, m)
-                if now is not value and (very or type(now) is not type(value) or now != value):
-                    return f"{f'{fact.path}.{attribute}'.lstrip('.')} has changed"
-        return ""
+                same.append((siblings, name, m))
+                kinds.append((m, kind))
+            same.append((own, "_modules", m._modules))
+            sizes += [(m._modules, fact.children), (own, count)]
+            if not fact.hooks:
+                sizes += [(table, 0) for table in hooks]
+            same += [(own, attribute, value) for attribute, value, very in values if very]
+            equal += [(own, attribute, value) for attribute, value, very in values if not very]
+        self._same, self._equal = tuple(same), tuple(equal)
+        self._sizes, self._kinds = tuple(sizes), tuple(kinds)
 
-    def trains(self, bound: _Bound) -> bool:
+    def altered(self) -> str:
+        """What is not as it was, in words; "" where everything is. It runs at every call."""
+        return "" if self._holds() else _altered(self._rows)
+
+    def _holds(self) -> bool:
+        """Whether it is known at once that nothing was altered."""
+        native = self._native
+        return (
+            native is not None
+            and native.are_same(self._same)
+            and native.are_equal(self._equal)
+            and native.are_of_size(self._sizes)
+            and native.are_instances(self._kinds)
+            and not any("forward" in own for own in self._tables)
+            and not _altered(self._hooked)
+        )
+
+    def trains(self) -> bool:
         """Whether a module inside that asks for the training flag is in training mode."""
-        return any(own["training"] for _, _, own, _, name, _, _, _, fact in bound if name and fact.trained)
+        return any(own["training"] for own in self._asked)
+
+
+def _native() -> Any:
+    """The extension; None where it is not built."""
+    return None if registry.unavailable("cpu") else importlib.import_module("sr_kernels._C")
+
+
+def _altered(rows: list[_Row]) -> str:
+    for m, kind, own, siblings, name, hooks, values, count, fact in rows:
+        if name:
+            if siblings.get(name) is not m or type(m) is not kind:
+                return f"{fact.path} is another module"
+            if (_classes(hooks) if any(hooks) else ()) != fact.hooks:
+                return f"{fact.path} has other hooks"
+        if "forward" in own:
+            return f"{fact.path or 'the module'} has a forward of its own"
+        if fact.children != len(own["_modules"]):
+            return f"{fact.path or 'the module'} has other modules inside"
+        if len(own) != count:
+            return f"{fact.path or 'the module'} has other attributes"
+        for attribute, value, very in values:
+            now = own.get(attribute, m)
+            if now is not value and (very or type(now) is not type(value) or now != value):
+                return f"{f'{fact.path}.{attribute}'.lstrip('.')} has changed"
+    return ""
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:

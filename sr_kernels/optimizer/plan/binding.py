@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+import sr_kernels._C as _C
 from sr_kernels.backends.cpu_program import Program, Table
 from sr_kernels.optimizer.graph import graphs
 from sr_kernels.optimizer.plan.programs import Emit
@@ -41,9 +42,7 @@ class Binding:
         dtype that the constants' tensors must have; table: what the programs shall run with, or with one that
         is as it; held: constants that calls need beside the programs."""
         self._fixed = fixed
-        self._tables: list[Mapping[str, Any]] = []
-        self._names: list[str] = []
-        self._found: list[Any] = []
+        self._found: list[tuple[Mapping[str, Any], str, Any]] = []  # where each module and tensor stands
         self._seen: dict[str, nn.Module] = {"": module}
         self._is_volatile = False
         self.constants: dict[Node, Any] = {}
@@ -57,7 +56,7 @@ class Binding:
                         "graph was planned; plan it again"
                     )
                 self.constants[node] = value
-            tensors = [x for x in self._found if isinstance(x, Tensor)]
+            tensors = [x for _, _, x in self._found if isinstance(x, Tensor)]
             self._is_volatile |= any(x.is_inference() for x in tensors)
             self._tensors = tensors
             self._statistics = [self.constants[node] for node in graphs.statistics(constants)]
@@ -74,29 +73,25 @@ class Binding:
                 self.programs.append(program)
         # the programs keep what they packed; the rest only led to constants
         self.constants = {node: self.constants[node] for node in held}
+        self._places = tuple(self._found)
+        self._found.clear()
         self._seen.clear()  # a session forgets a module with its last other reference
 
     def is_current(self) -> bool:
         """Whether the module holds the same tensors, in the same memory, not written to."""
         if self._is_volatile:
             return False
-        try:
-            now = map(operator.getitem, self._tables, self._names)
-            return (
-                all(map(operator.is_, now, self._found))
-                and list(map(_version, self._tensors)) == self._versions
-                and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
-                and list(map(Tensor.stride, self._tensors)) == self._layouts[0]
-                and list(map(Tensor.numel, self._tensors)) == self._layouts[1]
-                and (not self._statistics or graphs.bytes_of(self._statistics) == self._values)
-            )
-        except KeyError:  # deleted: the next binding says so
-            return False
+        return (
+            _C.are_same(self._places)
+            and list(map(_version, self._tensors)) == self._versions
+            and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
+            and list(map(Tensor.stride, self._tensors)) == self._layouts[0]
+            and list(map(Tensor.numel, self._tensors)) == self._layouts[1]
+            and (not self._statistics or graphs.bytes_of(self._statistics) == self._values)
+        )
 
     def _note(self, table: Mapping[str, Any], name: str) -> Any:
-        self._tables.append(table)
-        self._names.append(name)
-        self._found.append(table[name])
+        self._found.append((table, name, table[name]))
         return table[name]
 
     def _module(self, path: str) -> nn.Module:

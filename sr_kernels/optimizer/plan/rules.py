@@ -10,6 +10,8 @@ long: 2 ms more for each new size of RRDBNet-23.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,9 @@ from torch import Tensor
 from sr_kernels import ops
 from sr_kernels.backends.base import conv_size, dense_strides, memory_format_of, shuffled, unshuffled
 from sr_kernels.ops import _arguments, _check
+
+_dtype = operator.attrgetter("dtype")
+_is_there = functools.partial(operator.is_not, None)
 
 
 class Misused(ValueError):
@@ -119,7 +124,7 @@ def _expect(holds: bool) -> None:
 
 
 def _are_of(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
-    return all(x is None or x.dtype == dtype for x in tensors)
+    return set(map(_dtype, filter(_is_there, tensors))) <= {dtype}
 
 
 def _pairs(residual: Any) -> tuple[tuple[Tensor, float], ...]:
