@@ -27,6 +27,7 @@ from tests.optimizer.test_session_random import Drawing
 
 pytest.importorskip("sr_kernels.backends.cpu", reason="the native extension is not built")
 
+from sr_kernels.optimizer.plan import planning
 from sr_kernels.optimizer.plan.form import Form
 from sr_kernels.optimizer.plan.planning import Planner
 from sr_kernels.optimizer.plan.session import Session
@@ -321,6 +322,31 @@ def test_another_size_takes_few_steps_of_python(deep, monkeypatch):
         planner = Planner(deep._sr_region.rewritten.graph) if height == 11 else planner
     shared, own = counts
     assert 0 < shared < _CALLS < own
+
+
+def test_of_equal_blocks_one_is_asked(deep, monkeypatch):
+    planner, _ = planned(deep, (9, 8))
+    rule, asked = planning.RULES[ops.dense_block], []
+    monkeypatch.setitem(planning.RULES, ops.dense_block, lambda *a, **k: asked.append(0) or rule(*a, **k))
+    with torch.inference_mode():
+        planner.session_for(deep, [picture(1, 3, 11, 8)])
+    graph = deep._sr_region.rewritten.graph
+    assert sum(node.target is ops.dense_block for node in graph.nodes) == 69
+    assert len(asked) == 2  # every third has one more residual
+
+
+def test_calls_alike_but_for_one_thing_are_told_apart():
+    """Another number, a weight of another shape, one tensor twice."""
+    b = Builder()
+    x = b.input(8)
+    a, c = b.conv(x, 8), b.conv(x, 4)
+    ends = [a, c, b.conv(x, 8, padding=0), b.conv(x, 8, bias=False), b.cat(a, a), b.cat(a, c), b.cat(a, c, a)]
+    b.graph.output(tuple(ends))
+    planner = Planner(b.graph)
+    with torch.inference_mode():
+        for height in (9, 11):
+            given = picture(1, 8, height, 7)
+            assert_same(planner.session_for(b.module, [given])[1], b.plain(given))
 
 
 def test_another_size_takes_little_preparation(deep, monkeypatch):

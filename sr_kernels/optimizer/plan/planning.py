@@ -6,7 +6,8 @@ these follow without computing, else from what a run of the graph, node by node,
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class Planner:
         self._needs_run = any(node.op == "call_module" for node in graph.nodes)
         self._constants = [node for node in graph.nodes if graphs.constant(node)]
         self._others = [node for node in graph.nodes if not graphs.constant(node)]
+        self._calls = _calls(graph)
         self._known: dict[Any, _Known] = {}
 
     @staticmethod
@@ -84,9 +86,9 @@ class Planner:
         try:
             with torch.no_grad():
                 if known.values is None:
-                    known.values = _values(self._constants, iter(known.parameters), {})
+                    known.values = _values(self._constants, iter(known.parameters), {}, self._calls)
                 given = (_without_memory(x) if isinstance(x, Tensor) else x for x in inputs)
-                return _values(self._others, given, known.values)
+                return _values(self._others, given, known.values, self._calls)
         except Exception:  # control by values, an operation without a rule for shapes, or what an op refuses
             return None
 
@@ -95,33 +97,71 @@ class _Known:
     """What is known of a graph for parameters of certain shapes and dtypes."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters = [_without_memory(x) for x in parameters]
+        kinds = {_kind(x): x for x in parameters}
+        alike = {kind: _without_memory(x) for kind, x in kinds.items()}  # see _calls
+        self.parameters = [alike[_kind(x)] for x in parameters]
         self.values: dict[fx.Node, Any] | None = None  # of the constants
         self.forms: list[Form] = []  # the newest first
 
 
+@dataclass(frozen=True)
+class _Input:
+    """Stands for one of a node's inputs."""
+
+    index: int
+
+
+def _calls(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Of the nodes that a rule is about what they call and how: of two that say the same, given the same
+    tensors, the results are alike, as those of a network's equal blocks are."""
+    calls = {}
+    for node in graph.nodes:
+        if node.target in RULES:
+            inputs: Any = {n: _Input(i) for i, n in enumerate(node.all_input_nodes)}
+            calls[node] = repr((RULES[node.target], map_arg((node.args, node.kwargs), inputs.__getitem__)))
+    return calls
+
+
 def _values(
-    nodes: Sequence[fx.Node], given: Iterator[Any], known: Mapping[fx.Node, Any]
+    nodes: Sequence[fx.Node],
+    given: Iterator[Any],
+    known: Mapping[fx.Node, Any],
+    calls: Mapping[fx.Node, str],
 ) -> dict[fx.Node, Any]:
-    """What nodes give, beside what is known; given: values of parameters or placeholders, in their order."""
+    """What nodes give, beside what is known; given: values of parameters or placeholders, in their order.
+    Results that are alike may be one."""
     values = dict(known)
     find = values.__getitem__
+    alike: dict[Hashable, Any] = {}
     for node in nodes:
         if node.op in ("get_attr", "placeholder"):
             values[node] = next(given)
             continue
         if node.op == "output":
             continue
+        call = calls.get(node)
+        if call is not None:
+            key = call, *map(id, map(find, node.all_input_nodes))
+            if key not in alike:
+                args, kwargs = map_arg((node.args, node.kwargs), find)
+                y = RULES[node.target](*args, **kwargs)
+                alike[key] = alike.setdefault(_kind(y), y)
+            values[node] = alike[key]
+            continue
         args, kwargs = map_arg((node.args, node.kwargs), find)
         if node.op == "call_method":
             value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:
             assert callable(node.target)
-            value = RULES.get(node.target, node.target)(*args, **kwargs)
+            value = node.target(*args, **kwargs)
         if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
             raise TypeError("the device of a stand-in is not that of the value")
         values[node] = value
     return values
+
+
+def _kind(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.stride(), x.dtype
 
 
 def _without_memory(x: Tensor) -> Tensor:
