@@ -109,8 +109,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     where, layer = found["environment"], found["layer"]
     text = (
         f"A layer without work to speak of (one of {_LAYERS[1]}, 4 channels, 2x2 pixels) takes "
-        f"{layer['ours']:.1f} us, eager's {layer['eager']:.1f}, when eager's took least of "
-        f"{len(_NETWORKS) + 1} times. {where['processor']}, "
+        f"{layer['ours']:.1f} us, eager's {layer['eager']:.1f} (measured {len(_NETWORKS) + 1} "
+        f"times, shown where eager's was fastest). {where['processor']}, "
         f"{found['threads']} threads, PyTorch {where['torch']}, float32; first calls of {len(_SIZES)} sizes "
         f"around {_SIZES[0][0]}x{_SIZES[0][1]}, calls of 64x64 pixels, steps of {_BATCH} pictures of "
         f"{_SIDE}x{_SIDE}; medians. Reproduce: `make bench-optimize`."
@@ -128,14 +128,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads = machine.set_threads(args.threads)
         machine.keep_pages()
         networks = public.plain_networks()
+        environment = machine.environment()
         small, rows = [layers()], []
         for name in _NETWORKS:
             rows.append(network(name, plain.frozen(networks[name])))
             small.append(layers())
         found = {
-            "environment": machine.environment(),
+            "environment": environment,
             "threads": threads,
-            "layer": min(small, key=lambda times: times["eager"]),  # of the quietest moment
+            "layer": min(small, key=lambda times: times["eager"]),  # as the machine was quietest
             "networks": rows,
         }
         part = RESULTS.with_suffix(".part")

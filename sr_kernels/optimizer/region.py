@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from sr_kernels.backends.kept import stamp_of
 from sr_kernels.nn.replays import CaptureError, Replays
 from sr_kernels.ops._signature import is_plain, is_watched
 from sr_kernels.optimizer.graph import graphs
-from sr_kernels.optimizer.graph.structure import Bound, Structure, are_all_hooked
+from sr_kernels.optimizer.graph.structure import Bound, Structure, are_all_hooked, names
 from sr_kernels.optimizer.graph.vocabulary import activate, channels_last, formatted
 from sr_kernels.optimizer.plan.replayed import is_replayable, replays_of
 from sr_kernels.optimizer.recorded import Recorder
@@ -84,8 +84,9 @@ class Rewritten:
         # what values must be for the graph to stand for the module
         self.kinds = [_kind(node.meta.get("values")) for node in graphs.placeholders(self.graph)]
         self.group_norms = any(_is_group_norm(node, module) for node in self.graph.nodes)
-        self.called = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
-        self.structure = Structure(module, self.called)
+        called = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
+        self.calls = bool(called)
+        self.structure = Structure(module, called)
         for node in self.graph.nodes:
             node.meta = {"path": node.meta.get("path", "")}
         self._compile()
@@ -167,11 +168,15 @@ def _trained(graph: fx.Graph, module: nn.Module) -> list[str]:
 
 
 def _is_group_norm(node: fx.Node, module: nn.Module) -> bool:
-    if node.op == "call_module":
-        return isinstance(graphs.lookup(module, str(node.target)), nn.GroupNorm)
-    return graphs.is_call(node, F.group_norm, torch.group_norm)
+    """Whether a group norm runs there, by what a called module's class names if it is none of torch's."""
+    if node.op != "call_module":
+        return graphs.is_call(node, *_GROUP_NORMS)
+    inside = graphs.lookup(module, str(node.target)).modules()
+    return any(isinstance(m, nn.GroupNorm) or names(type(m), *_NAMES) for m in inside)
 
 
+_GROUP_NORMS = (F.group_norm, torch.group_norm, torch.native_group_norm)
+_NAMES = ("group_norm", "native_group_norm", "GroupNorm")
 _NONE = object()
 
 
@@ -308,15 +313,18 @@ class Region:
         if not self.applies(module):
             return original(*args, **kwargs)
         values = self._values(args, kwargs)
-        if values is None or (self.rewritten.group_norms and self._records(module, values)):
-            # PyTorch's group norm in channels_last on the CPU: a backward that needs no gradient of its input
-            # ends the process (2.13)
+        if values is None:
             return original(*args, **kwargs)
         if torch.compiler.is_compiling():
-            if self._asked:  # which a traced call could not carry
+            # what is asked for a traced call could not carry
+            if self._asked or (self.rewritten.group_norms and torch.is_grad_enabled()):
                 return original(*args, **kwargs)
             return self.rewritten.function(module, *values)
         try:
+            # PyTorch's group norm in channels_last on the CPU: a backward that needs no gradient of its input
+            # ends the process (2.13)
+            if self.rewritten.group_norms and self._may_record(module, values):
+                return original(*args, **kwargs)
             if not self._asked:
                 return self._fast(module, values)
             backend = registry.use_backend(self.settings.backend or registry.chosen())
@@ -344,23 +352,35 @@ class Region:
         if torch.compiler.is_compiling():
             paths = (*structure.trained, *self.rewritten.trained)
             return not any(graphs.lookup(module, path).training for path in paths)
-        bound = self._bound
         try:
-            if bound is None or bound.module is not module or is_replica(module):
-                bound = structure.bind(module)
-                self._bound = None if is_replica(module) else bound
-            altered = bound.altered()
+            bound, altered = self._bound_to(module)
         except AttributeError as error:
             bound, altered = None, str(error)
         if bound is None or altered:
-            # what hangs there now may be of the same kind
-            self._bound = self._replays = self._planner = self._recorder = None
-            self._tensors = graphs.Tensors(self.rewritten.graph)
+            self._forget()
             self._warn(module, f"is not used: {altered} since it was optimised; the original's forward runs")
             return False
         if any(graphs.lookup(module, path).training for path in self.rewritten.trained):
             return False
         return not bound.trains()
+
+    def _bound_to(self, module: nn.Module) -> tuple[Bound, str]:
+        """The module as the structure knows it, and what is not as it was."""
+        structure, bound = self.rewritten.structure, self._bound
+        if is_replica(module):
+            bound = structure.bind(module)
+            return bound, bound.altered()
+        if bound is not None and bound.module is module:
+            if not bound.altered():
+                return bound, ""
+            self._forget()  # what is there now may be of the same kind
+        bound = self._bound = structure.bind(module)
+        return bound, bound.altered()
+
+    def _forget(self) -> None:
+        """All that is about one module."""
+        self._bound = self._replays = self._planner = self._recorder = None
+        self._tensors = graphs.Tensors(self.rewritten.graph)
 
     def _warn(self, module: nn.Module, text: str) -> None:
         if text not in self._warned:
@@ -388,9 +408,9 @@ class Region:
 
     def _fast(self, module: nn.Module, values: list[Any]) -> Any:
         tensors = _tensors(values)
-        if is_replica(module) or is_watched() or not all(map(is_plain, tensors)):
+        if _is_special(module, tensors):
             return self._plain(module, *values)
-        records = self._records(module, values)
+        records = torch.is_grad_enabled() and self._needs_gradient(module, tensors)
         on_cpu = all(x.device.type == "cpu" for x in tensors)
         key = _key(values) if on_cpu and not registry.unavailable("cpu") else None
         if records:
@@ -407,13 +427,18 @@ class Region:
             self._warn(module, f"runs op by op: {error}")
             return self._op_by_op(module, *values)
 
-    def _records(self, module: nn.Module, values: list[Any]) -> bool:
-        """Whether a call records gradients."""
-        if not torch.is_grad_enabled():
-            return False
-        called = [graphs.lookup(module, path) for path in self.rewritten.called]
-        inside = (x for m in called for x in itertools.chain(m.parameters(), m.buffers()))
-        return torch._C._any_requires_grad(*_tensors(values), *self._tensors.of(module), *inside)
+    def _needs_gradient(self, module: nn.Module, tensors: Sequence[Tensor]) -> bool:
+        read: Iterable[Tensor] = self._tensors.of(module)
+        if self.rewritten.calls:  # a module that is called, or a hook of it, may read any other
+            read = itertools.chain(module.parameters(), module.buffers())
+        return any(x.requires_grad for x in itertools.chain(tensors, read))
+
+    def _may_record(self, module: nn.Module, values: list[Any]) -> bool:
+        """Whether somebody may ask for gradients of a call."""
+        tensors = _tensors(values)
+        return torch.is_grad_enabled() and (
+            _is_special(module, tensors) or self._needs_gradient(module, tensors)
+        )
 
     def _recorded(self, module: nn.Module, values: list[Any], key: Hashable | None) -> Any:
         if key is None:
@@ -431,12 +456,14 @@ class Region:
 
     def _check(self, module: nn.Module) -> None:
         """Raises ValueError where a tensor of the module has another shape than the graph was made for."""
-        now, expected = [x.shape for x in self._tensors.of(module)], self.rewritten.shapes
+        now: list[Any] = [getattr(x, "shape", None) for x in self._tensors.of(module)]
+        expected = self.rewritten.shapes
         if now == expected:
             return
         for path, shape, made_for in zip(self._tensors.paths, now, expected, strict=True):
             if shape != made_for:
-                raise ValueError(f"{path} is {tuple(shape)}, was {tuple(made_for)} when it was optimised")
+                found = shape and tuple(shape)
+                raise ValueError(f"{path} is {found}, was {tuple(made_for)} when it was optimised")
 
     def _op_by_op(self, module: nn.Module, *values: Any) -> Any:
         self._check(module)
@@ -498,6 +525,11 @@ class Region:
                 sources = [(t, t.detach()) for t in (graphs.lookup(module, p) for p in constants.sources)]
                 self._kept = _Kept(stamp, found, sources)
         return found
+
+
+def _is_special(module: nn.Module, tensors: Sequence[Tensor]) -> bool:
+    """Whether a call is to run as PyTorch's dispatcher sees it."""
+    return is_replica(module) or is_watched() or not all(map(is_plain, tensors))
 
 
 def _are_tensors(values: Sequence[Any]) -> bool:

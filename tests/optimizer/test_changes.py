@@ -315,6 +315,21 @@ def test_another_structure_runs_by_the_original_forward(fast, model, change, cal
         assert torch.equal(fast(picture()), twin(picture()))
 
 
+def another_of_its_kind():
+    torch.manual_seed(7)
+    return conv(8, 8).eval()
+
+
+@pytest.mark.usefixtures("natively")
+def test_another_layer_of_the_same_kind(fast, model):
+    fast(picture())
+    fast.second, model.second = another_of_its_kind(), another_of_its_kind()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_ours(fast, picture())
+    assert_same(fast, model, picture())
+
+
 @pytest.mark.usefixtures("natively")
 def test_another_number_of_its_own():
     class Scaled(Body):

@@ -9,6 +9,7 @@ import inspect
 import io
 import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -266,12 +267,17 @@ def test_autocast_gives_the_originals_dtype_and_values(make):
 @pytest.mark.parametrize("fullgraph", [False, True])
 @pytest.mark.parametrize("make", [Net, Body])
 def test_compiled(make, fullgraph):
+    torch.compiler.reset()  # what other tests have compiled counts too
     model = make().eval()
     fast = optimize(model)
     compiled = torch.compile(fast, backend="aot_eager", fullgraph=fullgraph)
     for shape in ((1, 3, 14, 11), (2, 3, 8, 9)):
         assert_same(compiled, model, picture(*shape))
         assert_ours(compiled, picture(*shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_ours(fast, picture())  # compiling leaves a mark on it
+        assert_ours(copy.deepcopy(fast), picture())
 
 
 def test_compiled_within_another_module():

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import sr_kernels
-from sr_kernels import ops
+from sr_kernels import ops, optimize
 from sr_kernels.optimizer.graph.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Settings
+from tests.optimizer.networks import assert_ours, assert_same, picture
 from tests.optimizer.rewrites.small import Of, calls, check, names, rewritten, shaken
 
 
@@ -168,3 +169,42 @@ def test_lists_and_dicts_come_back_as_they_were():
             result = fast(torch.rand(1, 4, 5, 6))
         kinds = [type(part) for part in (result, result[1], result[1][1], result[1][1]["inner"][1])]
         assert kinds == [tuple, list, dict, list]
+
+
+POOLS = {
+    "max": nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    "average": nn.AvgPool2d((2, 3), ceil_mode=True, count_include_pad=False, divisor_override=5),
+    "adaptive max": nn.AdaptiveMaxPool2d((5, None)),
+    "adaptive average": nn.AdaptiveAvgPool2d(1),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_pools_are_functions(pool, monkeypatch):
+    """Of which a further size is known without running the network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), pool, conv(8, 4)).eval()
+    fast = optimize(model)
+    assert not [node for node in fast._sr_region.rewritten.graph.nodes if node.op == "call_module"]
+    with torch.no_grad():
+        assert_ours(fast, picture())
+        planning = pytest.importorskip("sr_kernels.optimizer.plan.planning")
+        monkeypatch.setattr(planning, "_recorded", None)
+        for size in ((17, 14), (9, 22)):
+            assert_same(fast, model, picture(1, 3, *size))
+
+
+@pytest.mark.filterwarnings("ignore:max_unpool")
+def test_places_of_the_largest():
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.pool = conv(3, 8), nn.MaxPool2d(2, return_indices=True)
+
+        def forward(self, x):
+            y, places = self.pool(F.relu(self.a(x)))
+            return F.max_unpool2d(y, places, 2)
+
+    torch.manual_seed(0)
+    model = Places().eval()
+    assert_same(optimize(model), model, picture(1, 3, 14, 12))

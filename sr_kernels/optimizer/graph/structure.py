@@ -21,8 +21,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from sr_kernels.backends import registry
 
-# Attributes that every module has, or may get by its method compile().
-_OWN = frozenset((*vars(nn.Module()), "_compiled_call_impl"))
+# Attributes that every module has, or may get by its method compile() or by torch.compile.
+_OWN = frozenset((*vars(nn.Module()), "_compiled_call_impl", "_is_torch_compile"))
 # Compared by ==, functions and classes among them.
 _PLAIN = (
     numbers.Number,
@@ -252,13 +252,18 @@ def are_all_hooked() -> bool:
     return bool(_has_any_global_hook())
 
 
-_known: dict[type[nn.Module], bool] = {}
+_named: dict[type[nn.Module], frozenset[str]] = {}
+
+
+def names(kind: type[nn.Module], *words: str) -> bool:
+    """Whether the code of a class names one of these functions or attributes."""
+    if kind not in _named:
+        functions = [f for base in kind.__mro__ if base not in nn.Module.__mro__ for f in vars(base).values()]
+        codes = [f.__code__ for f in functions if hasattr(f, "__code__")]
+        _named[kind] = frozenset(name for code in codes for name in code.co_names)
+    return not _named[kind].isdisjoint(words)
 
 
 def reads_training(kind: type[nn.Module]) -> bool:
     """Whether the code of a class names the training flag."""
-    if kind not in _known:
-        functions = [f for base in kind.__mro__ if base not in nn.Module.__mro__ for f in vars(base).values()]
-        codes = [f.__code__ for f in functions if hasattr(f, "__code__")]
-        _known[kind] = any("training" in code.co_names for code in codes)
-    return _known[kind]
+    return names(kind, "training")

@@ -85,10 +85,13 @@ class Planner:
         """What each node gives, as tensors of the meta device; None where a node must be run to tell."""
         try:
             with torch.no_grad():
-                if known.values is None:
-                    known.values = _values(self._constants, iter(known.parameters), {}, self._calls)
-                given = (_without_memory(x) if isinstance(x, Tensor) else x for x in inputs)
-                return _values(self._others, given, known.values, self._calls)
+                if known.constants is None:
+                    constants = Inferred(self._calls)
+                    constants.add(self._constants, iter(known.parameters))
+                    known.constants = constants
+                found = known.constants.copy()
+                found.add(self._others, (_without_memory(x) if isinstance(x, Tensor) else x for x in inputs))
+                return found.values
         except Exception:  # control by values, an operation without a rule for shapes, or what an op refuses
             return None
 
@@ -97,10 +100,8 @@ class _Known:
     """What is known of a graph for parameters of certain shapes and dtypes."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        kinds = {_kind(x): x for x in parameters}
-        alike = {kind: _without_memory(x) for kind, x in kinds.items()}  # see _calls
-        self.parameters = [alike[_kind(x)] for x in parameters]
-        self.values: dict[fx.Node, Any] | None = None  # of the constants
+        self.parameters = [_without_memory(x) for x in parameters]
+        self.constants: Inferred | None = None
         self.forms: list[Form] = []  # the newest first
 
 
@@ -112,8 +113,8 @@ class _Input:
 
 
 def _calls(graph: fx.Graph) -> dict[fx.Node, str]:
-    """Of the nodes that a rule is about what they call and how: of two that say the same, given the same
-    tensors, the results are alike, as those of a network's equal blocks are."""
+    """Of the nodes that a rule is about what they call and how: where two say the same and are given tensors
+    of the same kinds, the results are of one kind, as those of a network's equal blocks are."""
     calls = {}
     for node in graph.nodes:
         if node.target in RULES:
@@ -122,33 +123,43 @@ def _calls(graph: fx.Graph) -> dict[fx.Node, str]:
     return calls
 
 
-def _values(
-    nodes: Sequence[fx.Node],
-    given: Iterator[Any],
-    known: Mapping[fx.Node, Any],
-    calls: Mapping[fx.Node, str],
-) -> dict[fx.Node, Any]:
-    """What nodes give, beside what is known; given: values of parameters or placeholders, in their order.
-    Results that are alike may be one."""
-    values = dict(known)
-    find = values.__getitem__
-    alike: dict[Hashable, Any] = {}
-    for node in nodes:
-        if node.op in ("get_attr", "placeholder"):
-            values[node] = next(given)
-            continue
-        if node.op == "output":
-            continue
-        call = calls.get(node)
-        if call is not None:
-            key = call, *map(id, map(find, node.all_input_nodes))
-            if key not in alike:
-                args, kwargs = map_arg((node.args, node.kwargs), find)
-                y = RULES[node.target](*args, **kwargs)
-                alike[key] = alike.setdefault(_kind(y), y)
-            values[node] = alike[key]
-            continue
-        args, kwargs = map_arg((node.args, node.kwargs), find)
+class Inferred:
+    """What nodes give, as tensors of the meta device, each node's its own."""
+
+    def __init__(self, calls: Mapping[fx.Node, str]) -> None:
+        self.values: dict[fx.Node, Any] = {}
+        self._calls = calls
+        self._alike: dict[Hashable, Tensor] = {}  # by kind, and by calls with what they were given
+        self._stands: dict[fx.Node, Tensor] = {}  # for all that are of one kind
+
+    def copy(self) -> Inferred:
+        twin = Inferred(self._calls)
+        twin.values, twin._stands, twin._alike = dict(self.values), dict(self._stands), dict(self._alike)
+        return twin
+
+    def add(self, nodes: Sequence[fx.Node], given: Iterator[Any]) -> None:
+        """given: values of parameters or placeholders, in their order."""
+        for node in nodes:
+            if node.op == "output":
+                continue
+            if node in self._calls:
+                self._add_alike(node)
+                continue
+            value = next(given) if node.op in ("get_attr", "placeholder") else self._called(node)
+            self.values[node] = value
+            if isinstance(value, Tensor):
+                self._stands[node] = self._alike.setdefault(_kind(value), value)
+
+    def _add_alike(self, node: fx.Node) -> None:
+        key = self._calls[node], *[id(self._stands.get(n, n)) for n in node.all_input_nodes]
+        found = self._alike.get(key)
+        if found is None:
+            y = RULES[node.target](*self._of(node.args), **self._of(node.kwargs))
+            found = self._alike[key] = self._alike.setdefault(_kind(y), y)
+        self.values[node], self._stands[node] = _without_memory(found), found
+
+    def _called(self, node: fx.Node) -> Any:
+        args, kwargs = self._of(node.args), self._of(node.kwargs)
         if node.op == "call_method":
             value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:
@@ -156,8 +167,10 @@ def _values(
             value = node.target(*args, **kwargs)
         if isinstance(value, torch.device) or (node.target is getattr and str(node.args[1])[:3] == "is_"):
             raise TypeError("the device of a stand-in is not that of the value")
-        values[node] = value
-    return values
+        return value
+
+    def _of(self, args: Any) -> Any:
+        return map_arg(args, self.values.__getitem__)
 
 
 def _kind(x: Tensor) -> tuple[Any, ...]:

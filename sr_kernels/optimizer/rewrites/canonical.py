@@ -205,6 +205,16 @@ def _simple(name: str) -> Callable[..., Known | None]:
     return form
 
 
+def _by_function(function: Any, *names: str) -> Callable[[_Module, Any], Known]:
+    """A module without tensors as the function that it calls, whose arguments are its attributes: shapes then
+    follow without running it."""
+    return lambda m, x: (function, (x, *(getattr(m.module, name) for name in names)), {})
+
+
+_MAX = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
 def _identity(m: _Module, x: Any) -> fx.Node | None:
     return x if isinstance(x, fx.Node) else None
 
@@ -368,6 +378,10 @@ _MODULES: dict[type, Callable[[_Module, Any], Known | fx.Node | None]] = {
     nn.ReflectionPad2d: _pad_module("reflect"),
     nn.ReplicationPad2d: _pad_module("replicate"),
     nn.CircularPad2d: _pad_module("circular"),
+    nn.MaxPool2d: _by_function(F.max_pool2d, *_MAX),
+    nn.AvgPool2d: _by_function(F.avg_pool2d, *_AVERAGE),
+    nn.AdaptiveMaxPool2d: _by_function(F.adaptive_max_pool2d, "output_size", "return_indices"),
+    nn.AdaptiveAvgPool2d: _by_function(F.adaptive_avg_pool2d, "output_size"),
     nn.Identity: _identity,
     nn.Dropout: _dropout,
     nn.Dropout2d: _dropout,
