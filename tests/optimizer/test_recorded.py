@@ -402,6 +402,13 @@ def test_all_frozen_but_one(name):
         assert fast.get_parameter(name).grad.abs().max() > 0
 
 
+def test_frozen_networks_are_not_walked(fast, monkeypatch):
+    fast.requires_grad_(False)
+    for name in ("parameters", "buffers", "modules"):
+        monkeypatch.setattr(nn.Module, name, lambda *_: pytest.fail("walked"))
+    assert not fast(picture()).requires_grad
+
+
 def test_all_frozen_but_what_a_hook_reads():
     model, gain = made(Normalised), nn.Parameter(torch.ones(8, 1, 1))
     model.register_parameter("gain", gain)

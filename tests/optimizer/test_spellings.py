@@ -11,6 +11,7 @@ from torch import nn
 
 import sr_kernels
 from sr_kernels import ops, optimize
+from sr_kernels.backends import registry
 from sr_kernels.optimizer.graph.capture import capture
 from sr_kernels.optimizer.module import assembled
 from sr_kernels.optimizer.region import Region, Settings
@@ -179,19 +180,32 @@ POOLS = {
 }
 
 
-@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
-def test_pools_are_functions(pool, monkeypatch):
-    """Of which a further size is known without running the network."""
+def pooled(pool):
     torch.manual_seed(0)
     model = nn.Sequential(conv(3, 8), nn.ReLU(), pool, conv(8, 4)).eval()
-    fast = optimize(model)
+    return model, optimize(model)
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_pools_are_functions(pool):
+    model, fast = pooled(pool)
     assert not [node for node in fast._sr_region.rewritten.graph.nodes if node.op == "call_module"]
-    with torch.no_grad():
-        assert_ours(fast, picture())
-        planning = pytest.importorskip("sr_kernels.optimizer.plan.planning")
-        monkeypatch.setattr(planning, "_recorded", None)
-        for size in ((17, 14), (9, 22)):
-            assert_same(fast, model, picture(1, 3, *size))
+    assert_ours(fast, picture())
+    for size in ((17, 14), (9, 22)):
+        assert_same(fast, model, picture(1, 3, *size))
+
+
+@pytest.mark.skipif(bool(registry.unavailable("cpu")), reason="the native extension is not built")
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_sizes_of_networks_with_pools_are_planned_without_a_run(pool, monkeypatch):
+    from sr_kernels.optimizer.plan import planning
+
+    model, fast = pooled(pool)
+    runs = []
+    monkeypatch.setattr(planning, "_recorded", lambda *_: runs.append(0))
+    for size in ((14, 11), (17, 14), (9, 22)):
+        assert_same(fast, model, picture(1, 3, *size))
+    assert not runs
 
 
 @pytest.mark.filterwarnings("ignore:max_unpool")

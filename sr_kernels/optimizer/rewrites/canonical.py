@@ -208,7 +208,7 @@ def _simple(name: str) -> Callable[..., Known | None]:
 def _by_function(function: Any, *names: str) -> Callable[[_Module, Any], Known]:
     """A module without tensors as the function that it calls, whose arguments are its attributes: shapes then
     follow without running it."""
-    return lambda m, x: (function, (x, *(getattr(m.module, name) for name in names)), {})
+    return lambda m, x: (function, (x, *(getattr(m, name) for name in names)), {})
 
 
 _MAX = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
